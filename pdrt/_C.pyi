@@ -1,0 +1,229 @@
+"""Types of the C++ extension. Errors of use are raised as ValueError, those of the system as OSError."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUILD: str  # what the build holds, e.g. "cpu (portable, avx512)"
+
+# -- ledger ---------------------------------------------------------------------------------------------
+
+NOBODY: int  # holder of a slot that belongs to no instance
+KEEPER: int  # instance id of the keeper
+
+class Phase(Enum):
+    EMPTY = 0
+    QUEUED = 1
+    PREFILLING = 2
+    SEALED = 3
+    DECODING = 4
+    PREEMPTED = 5
+    FINISHED = 6
+
+class Outcome(Enum):
+    DONE = 0  # the operation took place
+    BUSY = 1  # the lock's deadline passed; nothing was done, try again in the next turn
+    STALE = 2  # the slot's word is not what the caller believed (generation, phase, holder, or marked ABORT)
+    NOT_OLDEST = 3  # admit: an older request is QUEUED
+    NO_PAGES = 4  # admit: too few pages now; grow: wait, nobody can be preempted now
+    FULL = 5  # seal: as many slots are SEALED as may be
+    PREEMPTED = 6  # grow: another slot gave back its pages, or was asked to; try again
+    LET_GO = 7  # grow: the slot itself was the youngest and went back to QUEUED
+
+class FinishReason(Enum):
+    NONE = 0
+    STOP = 1  # end-of-sequence token
+    LENGTH = 2  # max_tokens or the model's length
+    ERROR = 3  # this request failed in a worker
+
+class Word:
+    """One read of a slot's 64-bit word."""
+
+    phase: Phase
+    holder: int
+    abort: bool
+    victim: bool
+    generation: int
+
+class SlotInfo:
+    """A slot's numbers; meaningful to its holder, a snapshot to others."""
+
+    request_id: int
+    rank: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    max_tokens: int
+    num_computed_tokens: int
+    num_cached_tokens: int  # of them found in the prefix cache at the last admission
+    goal: int  # tokens to compute in prefill
+    num_pages: int
+    finish_reason: FinishReason
+
+class Times:
+    """CLOCK_MONOTONIC seconds at which a slot first passed each point; 0.0 where it has not yet."""
+
+    queued: float
+    admitted: float
+    sealed: float
+    taken: float
+    finished: float
+
+class PageCounts:
+    """Each page once, under the most active slot that lists it; the six add up to total."""
+
+    free: int
+    prefilling: int
+    sealed: int
+    decoding: int
+    cached: int
+    quarantined: int
+    total: int
+
+class Counters:
+    """Events since the ledger was made."""
+
+    admitted: int
+    handed_off: int
+    handoff_bytes: int  # KV bytes moved at hand-off
+    preempted: int
+    evicted: int
+    finished: int
+    aborted: int
+    reaped: int
+    rebuilt: int  # times that derived state was recomputed after a death inside the lock
+    prefix_queried_tokens: int
+    prefix_hit_tokens: int
+
+class LockState:
+    owner: int  # thread id, 0 when free
+    acquisition: int
+
+class Audit:
+    counts: PageCounts
+    violations: list[str]  # empty when every invariant holds
+
+class Ledger:
+    """The shared records of all pages and requests. One memory file, mapped by every process."""
+
+    num_pages: int
+    page_size: int
+    num_slots: int
+    max_model_len: int
+    max_pages_per_slot: int
+    sealed_bound: int
+
+    @staticmethod
+    def create(
+        *,
+        num_pages: int,
+        page_size: int,
+        num_slots: int,
+        max_model_len: int,
+        sealed_bound: int,
+        max_params_bytes: int = 4096,
+        lock_timeout_ms: int = 100,
+        namespace: bytes = b"",
+    ) -> Ledger: ...
+    @staticmethod
+    def attach(fd: int) -> Ledger: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+    # router: lock-free
+    def claim(
+        self, request_id: int, rank: int, prompt: NDArray[np.int32], max_tokens: int, params: bytes
+    ) -> tuple[int, int] | None: ...
+    def mark_abort(self, slot: int, generation: int) -> bool: ...
+    def end(self, slot: int, generation: int) -> bool: ...
+
+    # anyone: lock-free snapshots
+    def word(self, slot: int) -> Word: ...
+    def info(self, slot: int) -> SlotInfo: ...
+    def times(self, slot: int) -> Times: ...
+    def params(self, slot: int) -> bytes: ...
+    def tokens(self, slot: int, start: int, end: int) -> NDArray[np.int32]: ...
+    def logprobs(self, slot: int, start: int, end: int) -> NDArray[np.float32]: ...
+    def page_table(self, slots: Sequence[int]) -> NDArray[np.int32]: ...
+    def progress(self, worker: int) -> int: ...
+    def steps(self, worker: int) -> int: ...
+    def counts(self) -> PageCounts: ...  # as of the last audit
+    def counters(self) -> Counters: ...
+    def lock_state(self) -> LockState: ...
+
+    # keeper
+    def sweep(self) -> int | None: ...
+    def reap(self, instance: int) -> Outcome: ...
+    def audit(self) -> Audit | None: ...
+
+    # workers
+    def holder(self, instance: int) -> Holder: ...
+
+class Holder:
+    """What one worker instance does to the ledger. Instance = incarnation << 8 | worker index."""
+
+    instance: int
+    launched: int  # number of the last launched step
+    read: int  # number of the last step whose result was read
+
+    def launch(self) -> int: ...
+    def beat(self) -> None: ...
+    def marked(self) -> list[int]: ...
+    def admit(self, slot: int, generation: int) -> Outcome: ...
+    def boundary(
+        self, step: int, rows: Sequence[tuple[int, int, int, int, float, FinishReason]]
+    ) -> list[bool] | None: ...
+    def seal(self, slot: int) -> Outcome: ...
+    def take(self, slot: int, generation: int) -> Outcome: ...
+    def grow(self, slot: int, num_tokens: int, speculative: bool = False) -> Outcome: ...
+    def let_go(self, slot: int) -> Outcome: ...
+    def finish(self, slot: int) -> Outcome: ...
+    def abort(self, slot: int) -> Outcome: ...
+
+# -- page memory ----------------------------------------------------------------------------------------
+
+class Memory:
+    """A memory file (memfd): anonymous, sized once, shared by passing its descriptor."""
+
+    @staticmethod
+    def create(name: str, num_bytes: int) -> Memory: ...
+    @staticmethod
+    def attach(fd: int, writable: bool) -> Memory: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def seal(self) -> None: ...  # no further writable mapping can be made
+    def __dlpack__(self, **kwargs: object) -> object: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+# -- kernels --------------------------------------------------------------------------------------------
+
+def cpu_isa() -> str: ...
+def set_num_threads(num_threads: int) -> None: ...
+def cpu_paged_attention(
+    *,
+    out: int,
+    query: int,
+    kv: int,
+    page_table: int,
+    cu_seqlens_q: int,
+    seq_lens: int,
+    num_rows: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    max_pages: int,
+    query_stride: int,
+    page_stride: int,
+    value_offset: int,
+    head_stride: int,
+    scale: float,
+    is_bfloat16: bool,
+) -> None: ...

@@ -1,0 +1,115 @@
+"""The one settings object, for pdrt.Engine and for the command line.
+
+Frozen and validated at birth; every message names the flag, the value and one that would work.
+The environment is read here and in pdrt.serve, nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from pdrt.errors import ConfigError
+
+DType = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu"]
+Mode = Literal["separated", "unified"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+MAX_WORKERS = 64
+PAGE_SIZES = (16, 32, 64, 128, 256)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user may set. None means: chosen from the model and the machine at start-up.
+
+    Attributes:
+        model: a folder in Hugging Face layout with safetensors, a GGUF file, or "" for the default.
+        dtype: of weights and KV. auto: the checkpoint's own, float32 where the CPU lacks bfloat16.
+        max_model_len: longest prompt + output, tokens.
+        max_num_seqs: most requests in one decode step of one worker.
+        max_num_batched_tokens: most tokens in one step; longer prompts are prefilled in chunks.
+        page_size: token slots of one KV page.
+        num_pages: pages of the KV pool.
+        num_prefill_workers, num_decode_workers: processes of each phase in separated mode.
+        disaggregation_mode: separated, or unified: one worker that does both phases.
+        threads: compute threads of all workers together; at most the cores.
+        max_queued_requests: requests beyond it are refused.
+        watchdog_timeout: seconds without progress after which a worker is killed.
+        shutdown_timeout: seconds that a drain may take.
+        seed: of requests that give none.
+    """
+
+    model: str = ""
+    dtype: DType = "auto"
+    device: Device = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    page_size: int = 16
+    num_pages: int | None = None
+    num_prefill_workers: int = 1
+    num_decode_workers: int = 1
+    disaggregation_mode: Mode = "separated"
+    threads: int | None = None
+    max_queued_requests: int = 2048
+    watchdog_timeout: float = 10.0
+    shutdown_timeout: float = 30.0
+    seed: int = 0
+    log_level: LogLevel = "info"
+
+    def __post_init__(self) -> None:
+        def require(good: bool, name: str, accepted: str) -> None:
+            if not good:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} is {getattr(self, name)!r}; {accepted}")
+
+        require(self.dtype in get_args(DType), "dtype", f"give one of {', '.join(get_args(DType))}")
+        require(
+            self.device in get_args(Device), "device", "this version runs on cpu; give auto or cpu"
+        )
+        require(
+            self.disaggregation_mode in get_args(Mode),
+            "disaggregation_mode",
+            "give separated or unified",
+        )
+        require(
+            self.log_level in get_args(LogLevel),
+            "log_level",
+            f"give one of {', '.join(get_args(LogLevel))}",
+        )
+        require(self.page_size in PAGE_SIZES, "page_size", f"give one of {PAGE_SIZES}")
+        for name in ("max_model_len", "num_pages", "threads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "give 1 or more, or leave it out")
+        for name in ("max_num_seqs", "max_queued_requests"):
+            require(getattr(self, name) >= 1, name, "give 1 or more")
+        for name in ("num_prefill_workers", "num_decode_workers"):
+            require(1 <= getattr(self, name) <= MAX_WORKERS, name, f"give 1 to {MAX_WORKERS}")
+        for name in ("watchdog_timeout", "shutdown_timeout"):
+            require(getattr(self, name) > 0, name, "give seconds, more than 0")
+        require(0 <= self.seed < 2**63, "seed", "give 0 to 2^63 - 1")
+        require(
+            self.max_num_batched_tokens >= self.max_num_seqs,
+            "max_num_batched_tokens",
+            f"a step must hold one token of each of --max-num-seqs {self.max_num_seqs} requests",
+        )
+
+    @property
+    def num_workers(self) -> int:
+        if self.disaggregation_mode == "unified":
+            return 1
+        return self.num_prefill_workers + self.num_decode_workers
+
+
+def settings_of(**values: object) -> Settings:
+    """Settings from keyword arguments, with pdrt's errors for unknown names and wrong types.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings: {error}") from None
