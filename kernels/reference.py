@@ -1,0 +1,112 @@
+"""The plain torch twin of every operation: what each kernel must compute, written to be read.
+
+A twin computes in the dtype of its arguments, so float64 arguments give the exact result that the
+tests measure against, and bfloat16 ones the error that a kernel may at most double.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def paged_attention(
+    query: Tensor,  # [num_tokens, num_heads, head_dim]
+    kv_layer: Tensor,  # [num_pages, 2, num_kv_heads, page_size, head_dim]
+    page_table: Tensor,  # [num_rows, max_pages] int32
+    cu_seqlens_q: Tensor,  # [num_rows + 1] int32
+    seq_lens: Tensor,  # [num_rows] int32
+    scale: float,
+    out: Tensor | None = None,  # [num_tokens, num_heads, head_dim]
+) -> Tensor:
+    """Causal attention of each row's new tokens over all KV of that row.
+
+    A row with q new tokens and seq_len KV in all has its token i at position seq_len - q + i; it
+    sees the positions up to its own. Query head h reads KV head h // (num_heads / num_kv_heads).
+    """
+    result = torch.empty_like(query) if out is None else out
+    page_size = kv_layer.shape[3]
+    bounds = cu_seqlens_q.tolist()
+    for row, seq_len in enumerate(seq_lens.tolist()):
+        new = slice(bounds[row], bounds[row + 1])
+        pages = page_table[row, : -(-seq_len // page_size)].long()
+        # [pages, 2, kv_heads, page_size, head_dim] -> [2, kv_heads, seq_len, head_dim]
+        key, value = kv_layer[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :seq_len]
+        result[new] = _attend(query[new], key, value, scale)
+    return result
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """query [q, heads, head_dim], key and value [kv_heads, seq_len, head_dim] -> as query."""
+    group = query.shape[1] // key.shape[0]
+    key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+    scores = query.transpose(0, 1) @ key.transpose(1, 2) * scale  # [heads, q, seq_len]
+    q_len, seq_len = scores.shape[1:]
+    seen = torch.ones(q_len, seq_len, dtype=torch.bool).tril(seq_len - q_len)
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    return (weights @ value).transpose(0, 1)
+
+
+def rope_kv_write(
+    qkv: Tensor,  # [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]; q is rotated in place
+    kv_layer: Tensor,  # [num_pages, 2, num_kv_heads, page_size, head_dim]
+    slot_mapping: Tensor,  # [num_tokens] int32: page_id * page_size + offset; -1: not written
+    positions: Tensor,  # [num_tokens] int32
+    cos_sin: Tensor,  # [max_len, rotary_dim]: cos of each pair's angle | sin of it
+    num_heads: int,
+    num_kv_heads: int,
+) -> Tensor:
+    """Rotates q and k by their positions, writes k and v to their pages; returns q, a view of qkv.
+
+    Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2; those from rotary_dim
+    on stay as they are.
+    """
+    num_tokens, page_size, head_dim = qkv.shape[0], kv_layer.shape[3], kv_layer.shape[4]
+    heads = qkv.view(num_tokens, num_heads + 2 * num_kv_heads, head_dim)
+    query, key, value = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    cos, sin = cos_sin[positions.long()].unsqueeze(1).to(qkv.dtype).chunk(2, dim=-1)
+    query.copy_(_rotate(query, cos, sin))
+    written = slot_mapping >= 0
+    pages, offsets = slot_mapping[written].long() // page_size, slot_mapping[written] % page_size
+    kv_layer[pages, 0, :, offsets.long()] = _rotate(key, cos, sin)[written]
+    kv_layer[pages, 1, :, offsets.long()] = value[written]
+    return query
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """heads [num_tokens, heads, head_dim], cos and sin [num_tokens, 1, rotary_dim / 2]."""
+    half = cos.shape[-1]
+    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
+
+    With a residual, residual += x first, in place, and the norm is that of the sum.
+    """
+    x = x if residual is None else residual.add_(x)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension.
+
+    With a residual, residual += x first, in place, and the norm is that of the sum.
+    """
+    x = x if residual is None else residual.add_(x)
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def silu_and_mul(x: Tensor) -> Tensor:
+    """silu(gate) * up, for x = gate | up: [n, 2 * i] -> [n, i]."""
+    gate, up = x.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))."""
+    return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
