@@ -6,6 +6,8 @@ The environment is read here and in pdrt.serve, nowhere else.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
@@ -113,3 +115,12 @@ def settings_of(**values: object) -> Settings:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings: {error}") from None
+
+
+def cache_dir() -> Path:
+    """The folder for converted checkpoints: $XDG_CACHE_HOME/pdrt, else ~/.cache/pdrt.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "pdrt"
