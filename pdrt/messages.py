@@ -1,0 +1,184 @@
+"""The frames that pass between processes. Nothing else crosses a process.
+
+    front end <-> keeper     Start, Stop, Sweep        Serving, WorkerUp, WorkerDown, Failed
+    keeper    <-> worker     Work, Load                Ready, Failed
+    front end <-> worker     Admit, Offer, Look        Report
+
+Frames only wake: what is true stands in the ledger, so each is checked against the slot's word and
+generation, and a frame that dies with its reader costs time, not the request. Token ids and page
+lists travel in the ledger. Encoded with msgpack, at most MAX_FRAME_BYTES each; descriptors ride
+beside a frame (SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+MAX_FRAME_BYTES = 64 * 1024
+
+Role = Literal["prefill", "decode", "unified"]
+
+
+class _Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of all frames: the type's name, then its fields."""
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, array_like=True):
+    """One worker's place in the server: fixed over all its incarnations."""
+
+    index: int
+    role: Role
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What `ps` and the logs call it. `index` counts over all roles, so names are unique."""
+        return f"{self.role}-{self.index}"
+
+
+class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
+    """Everything that keeper, loader and workers need to know; resolved by the front end.
+
+    `folder` is the checkpoint in Hugging Face layout, `namespace` keys the prefix cache.
+    """
+
+    folder: str
+    dtype: Literal["float32", "bfloat16"]
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    page_size: int
+    num_pages: int
+    num_slots: int
+    sealed_bound: int
+    weight_bytes: int
+    kv_bytes: int
+    watchdog_timeout: float
+    log_level: str
+    namespace: bytes
+    workers: tuple[WorkerSpec, ...]
+
+
+# front end -> keeper
+class Start(_Frame, frozen=True):
+    server: ServerSpec
+
+
+class Sweep(_Frame, frozen=True):
+    """Slots of nobody were marked ABORT: release their pages now rather than at the next turn."""
+
+
+class Stop(_Frame, frozen=True):
+    """End all workers and leave. The keeper answers by closing its channel."""
+
+
+# keeper -> front end
+class Serving(_Frame, frozen=True):
+    """Memory is allocated and the weights are loaded; comes with the ledger's descriptor."""
+
+    load_seconds: float
+
+
+class WorkerUp(_Frame, frozen=True):
+    """A worker is ready; comes with the front end's end of a channel to it."""
+
+    index: int
+    instance: int
+    pid: int
+
+
+class WorkerDown(_Frame, frozen=True):
+    """A worker is gone and the slots that it held were released."""
+
+    index: int
+    instance: int
+    reason: str
+    held: tuple[int, ...]
+
+
+# keeper -> loader, keeper -> worker
+class Load(_Frame, frozen=True):
+    """Comes with the weights' memory."""
+
+    server: ServerSpec
+
+
+class Work(_Frame, frozen=True):
+    """Comes with four descriptors: weights, KV memory, ledger, channel to the front end."""
+
+    server: ServerSpec
+    worker: WorkerSpec
+    instance: int
+
+
+# loader, worker -> keeper
+class Ready(_Frame, frozen=True):
+    pass
+
+
+class Failed(_Frame, frozen=True):
+    """The sender cannot go on. `error` is the name of a class in pdrt.errors."""
+
+    error: str
+    message: str
+
+
+# front end -> worker
+class Admit(_Frame, frozen=True):
+    """A slot is QUEUED: prefill it."""
+
+    slot: int
+    generation: int
+
+
+class Offer(_Frame, frozen=True):
+    """A slot is SEALED: take it."""
+
+    slot: int
+    generation: int
+
+
+class Look(_Frame, frozen=True):
+    """A slot that this worker holds was marked ABORT."""
+
+
+# worker -> front end
+class Report(_Frame, frozen=True):
+    """These slots changed. `preempted`: others may have gone back to QUEUED as well."""
+
+    slots: tuple[int, ...]
+    preempted: bool = False
+
+
+Message = (
+    Start
+    | Sweep
+    | Stop
+    | Serving
+    | WorkerUp
+    | WorkerDown
+    | Load
+    | Work
+    | Ready
+    | Failed
+    | Admit
+    | Offer
+    | Look
+    | Report
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    frame = _encoder.encode(message)
+    assert len(frame) <= MAX_FRAME_BYTES, (type(message).__name__, len(frame))
+    return frame
+
+
+def decode(frame: bytes) -> Message:
+    """Raises msgspec.ValidationError or DecodeError on a frame that is none of ours."""
+    return _decoder.decode(frame)

@@ -1,0 +1,235 @@
+"""Keeps the record of every request from front door to last token.
+
+    submit -> waiting for a slot -> told to prefill -> told to decode -> finished
+                                        ^                  |
+                                        `---- preempted, or its worker died
+
+The router claims slots, tells workers of them, emits what the ledger says was read, and ends them;
+it never takes the ledger's lock. It looks at slots when a worker reports, and at all of them in
+every `tick`, so a lost frame costs time and nothing else. Runs in the front end, in one thread;
+knows no socket and no clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from pdrt._C import FinishReason, Ledger, Phase, Word
+from pdrt.errors import Overloaded, PdrtError
+from pdrt.messages import Admit, Look, Message, Offer, Report, Role
+from pdrt.records import REASONS, Record, Sink, Update, Worker, request_error, too_many_deaths
+from pdrt.request import Request
+
+MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
+
+
+class Router:
+    """All requests of one front end."""
+
+    def __init__(self, ledger: Ledger, max_queued: int, sweep: Callable[[], object]) -> None:
+        self._ledger = ledger
+        self._max_queued = max_queued
+        self._sweep = sweep
+        self._workers: dict[int, Worker] = {}  # by instance
+        self._requests: dict[str, Record] = {}  # not ended
+        self._slots: dict[int, Record] = {}  # not EMPTY, as far as we know
+        self._waiting: list[Record] = []  # heap: no slot yet
+        self._num_arrived = 0
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not had their last update."""
+        return len(self._requests)
+
+    @property
+    def num_waiting(self) -> int:
+        """Of them, those that no worker has begun: without a slot, or QUEUED."""
+        queued = sum(self._ledger.word(slot).phase is Phase.QUEUED for slot in self._slots)
+        return len(self._waiting) + queued
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is running and every slot is EMPTY again."""
+        return not self._requests and not self._slots
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Takes a request that was validated.
+
+        Raises:
+            Overloaded: as many requests wait as may.
+        """
+        if len(self._waiting) >= self._max_queued:
+            raise Overloaded(
+                f"{len(self._waiting)} requests are waiting, the limit of --max-queued-requests; "
+                "try again later"
+            )
+        if request.request_id in self._requests:
+            raise ValueError(f"request_id {request.request_id!r} is running already")
+        record = Record(request, self._num_arrived, sink)
+        self._num_arrived += 1
+        self._requests[request.request_id] = record
+        heapq.heappush(self._waiting, record)
+        self._claim_slots()
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a request at its client's wish; False when it has ended already."""
+        record = self._requests.get(request_id)
+        if record is None:
+            return False
+        self._end(record, Update(finish_reason="abort"))
+        return True
+
+    def fail_all(self, error: PdrtError) -> None:
+        """The engine is dead: one last update for everybody."""
+        for record in list(self._requests.values()):
+            self._finish(record, Update(error=error))
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def worker_up(self, instance: int, role: Role, send: Callable[[Message], bool]) -> None:
+        self._workers[instance] = Worker(instance, role, send)
+        self.tick()
+
+    def worker_down(self, instance: int, held: Iterable[int]) -> None:
+        """The keeper has released what the instance held; its requests enter anew."""
+        worker = self._workers.pop(instance, None)
+        for slot in worker.told if worker else ():
+            if (record := self._slots.get(slot)) and record.told_worker is worker:
+                record.told_worker = None
+        for slot in held:
+            if (record := self._slots.get(slot)) and not record.ended:
+                record.fruitless_deaths += 1
+                if record.fruitless_deaths >= MAX_FRUITLESS_DEATHS:
+                    self._end(record, Update(error=too_many_deaths(record)))
+        self.tick()
+
+    def hear(self, report: Report) -> None:
+        """A worker says which slots changed."""
+        for slot in report.slots:
+            if record := self._slots.get(slot):
+                self._look(record)
+        if report.preempted:
+            self.tick()
+        else:
+            self._claim_slots()
+
+    def tick(self) -> None:
+        """Looks at every slot: repeats what was lost, whatever it was."""
+        for record in list(self._slots.values()):
+            self._look(record)
+        self._claim_slots()
+
+    # -- one slot ---------------------------------------------------------------------------------
+
+    def _claim_slots(self) -> None:
+        while self._waiting:
+            record = self._waiting[0]
+            prompt = np.asarray(record.request.prompt_token_ids, dtype=np.int32)
+            claimed = self._ledger.claim(
+                record.number, record.rank, prompt, record.request.max_tokens, record.slot_params
+            )
+            if claimed is None:
+                return
+            heapq.heappop(self._waiting)
+            record.slot = claimed[0]
+            self._slots[record.slot] = record
+            self._tell(record, self._ledger.word(record.slot))
+
+    def _look(self, record: Record) -> None:
+        """Emits what is new in the slot, moves it on where that is the router's part."""
+        word = self._ledger.word(
+            record.slot
+        )  # before the tokens: FINISHED means they are all there
+        if not record.ended:
+            self._emit(record, word)
+        if word.phase is Phase.EMPTY:
+            self._forget(record)
+        elif word.phase is Phase.FINISHED:
+            self._ledger.end(record.slot, word.generation)
+            self._forget(record)
+        elif record.ended and not word.abort:
+            self._mark_abort(record)
+        elif not record.ended:
+            self._tell(record, word)
+
+    def _emit(self, record: Record, word: Word) -> None:
+        info = self._ledger.info(record.slot)
+        start, end = record.num_emitted, info.num_output_tokens
+        finish_reason = info.finish_reason if word.phase is Phase.FINISHED else FinishReason.NONE
+        if start == end and finish_reason is FinishReason.NONE:
+            return
+        record.num_emitted = end
+        record.fruitless_deaths = 0
+        prompt = info.num_prompt_tokens
+        update = Update(
+            self._ledger.tokens(record.slot, prompt + start, prompt + end).tolist(),
+            self._ledger.logprobs(record.slot, start, end).tolist(),
+            REASONS[finish_reason],
+            request_error(finish_reason),
+            self._ledger.times(record.slot),
+            info.num_cached_tokens,
+        )
+        if update.is_last:
+            self._finish(record, update)
+        else:
+            record.sink(update)
+
+    def _tell(self, record: Record, word: Word) -> None:
+        """Tells a worker of a slot of nobody, unless a live one knows of this generation."""
+        if word.phase is Phase.QUEUED:
+            frame: Message = Admit(record.slot, word.generation)
+            roles = ("prefill", "unified")
+        elif word.phase is Phase.SEALED:
+            frame = Offer(record.slot, word.generation)
+            roles = ("decode", "unified")
+        else:
+            return
+        known = record.told_worker
+        if known and known.role in roles and record.told_generation == word.generation:
+            return
+        workers = [worker for worker in self._workers.values() if worker.role in roles]
+        chosen = min(workers, key=lambda worker: len(worker.told), default=None)
+        if chosen and chosen.send(frame):
+            self._untell(record)
+            record.told_worker, record.told_generation = chosen, word.generation
+            chosen.told.add(record.slot)
+
+    def _untell(self, record: Record) -> None:
+        if record.told_worker:
+            record.told_worker.told.discard(record.slot)
+        record.told_worker = None
+
+    def _mark_abort(self, record: Record) -> None:
+        """Marks the slot and wakes whoever is to release it. What fails is repeated by `tick`."""
+        word = self._ledger.word(record.slot)
+        if self._ledger.mark_abort(record.slot, word.generation):
+            if holder := self._workers.get(word.holder):
+                holder.send(Look())
+            else:
+                self._sweep()
+
+    def _end(self, record: Record, update: Update) -> None:
+        """Ends a request that may still run."""
+        self._finish(record, update)
+        if record.slot < 0:
+            self._waiting.remove(record)
+            heapq.heapify(self._waiting)
+        else:
+            self._look(record)
+
+    def _finish(self, record: Record, update: Update) -> None:
+        """The one place where a request gets its last update."""
+        record.ended = True
+        del self._requests[record.request.request_id]
+        record.sink(update)
+
+    def _forget(self, record: Record) -> None:
+        """The slot is EMPTY."""
+        assert record.ended, f"slot {record.slot} was emptied under a running request"
+        self._untell(record)
+        del self._slots[record.slot]

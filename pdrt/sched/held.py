@@ -1,0 +1,110 @@
+"""The slots that one scheduler's worker holds, and how they are let go of.
+
+A held slot ends in one of four ways, each decided by looking at its word and length at a step
+boundary: its client left (abort), others need its pages (let go), its last token was read (finish),
+or another of the worker's own operations gave it back (it is no longer ours: forget it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo
+from pdrt.request import SlotParams
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What stays the same while a slot is held; its counts are read from the ledger."""
+
+    slot: int
+    generation: int
+    rank: int
+    max_tokens: int
+    ignore_eos: bool
+
+
+class HeldSlots:
+    """The slots of one phase that this worker holds, oldest first."""
+
+    def __init__(self, ledger: Ledger, holder: Holder, phase: Phase) -> None:
+        self._ledger = ledger
+        self._holder = holder
+        self._phase = phase
+        self._slots: dict[int, Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Held]:
+        """Oldest first; a copy, so that slots may go while it is walked."""
+        return iter(sorted(self._slots.values(), key=lambda held: held.rank))
+
+    def get(self, slot: int) -> Held | None:
+        return self._slots.get(slot)
+
+    def add(self, slot: int, generation: int) -> None:
+        """After the ledger gave us the slot."""
+        info = self._ledger.info(slot)
+        params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
+        self._slots[slot] = Held(slot, generation, info.rank, info.max_tokens, params.ignore_eos)
+
+    def forget(self, slot: int) -> None:
+        """After the ledger took the slot from us."""
+        del self._slots[slot]
+
+    def ready(self) -> Iterator[tuple[Held, SlotInfo]]:
+        """Those that a step may compute, oldest first: ours, unmarked, and not at their end.
+
+        Lazy, since growing one may take the pages of a younger one.
+        """
+        for held in self:
+            word = self._ledger.word(held.slot)
+            info = self._ledger.info(held.slot)
+            marked = word.abort or word.victim
+            if self.is_ours(held) and not marked and info.finish_reason is FinishReason.NONE:
+                yield held, info
+
+    def is_ours(self, held: Held) -> bool:
+        word = self._ledger.word(held.slot)
+        return (word.phase, word.holder, word.generation) == (
+            self._phase,
+            self._holder.instance,
+            held.generation,
+        )
+
+    def finish_reason(self, held: Held, token: int, eos: frozenset[int]) -> FinishReason:
+        """Whether `token`, sampled but not yet in the ledger, is the last of the request."""
+        if token in eos and not held.ignore_eos:
+            return FinishReason.STOP
+        is_last = self._ledger.info(held.slot).num_output_tokens + 1 >= held.max_tokens
+        return FinishReason.LENGTH if is_last else FinishReason.NONE
+
+    def settle(self) -> list[int]:
+        """Lets go of every slot that is marked, finished or no longer ours.
+
+        Returns the slots that left. One that found the lock busy stays for the next turn.
+        """
+        left = []
+        for held in self:
+            if self._settle_one(held):
+                self.forget(held.slot)
+                left.append(held.slot)
+        return left
+
+    def _settle_one(self, held: Held) -> bool:
+        if not self.is_ours(held):
+            return True
+        word = self._ledger.word(held.slot)
+        if word.abort:
+            outcome = self._holder.abort(held.slot)
+        elif self._ledger.info(held.slot).finish_reason is not FinishReason.NONE:
+            outcome = self._holder.finish(held.slot)
+        elif word.victim:
+            outcome = self._holder.let_go(held.slot)
+        else:
+            return False
+        return outcome is not Outcome.BUSY and not self.is_ours(held)

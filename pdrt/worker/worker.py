@@ -1,0 +1,127 @@
+"""One worker's turn: frames in, let go and take, plan, compute, read, report.
+
+    receive -> settle -> plan -> launch -> run -> boundary -> report
+
+The same for both phases; what differs is in the scheduler: `prefill_worker` and `decode_worker`
+say how a phase listens and settles. Unified mode is one worker with both, whose step is the merge
+of both plans, decode rows first. Knows no socket and no clock, so a test can run many workers turn
+by turn in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pdrt._C import FinishReason, Holder
+from pdrt.messages import Message, Report
+from pdrt.sched.held import HeldSlots
+from pdrt.sched.plan import Plan, Sampled
+
+
+class Runner(Protocol):
+    """Computes a plan: one result for each row, None where it does not sample."""
+
+    def run(self, plan: Plan) -> Sequence[Sampled | None]: ...
+
+
+class Phase(Protocol):
+    """One phase's part in a worker's turn."""
+
+    @property
+    def held(self) -> HeldSlots: ...
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def hear(self, message: Message) -> None:
+        """Frames of the other phase are none of its business."""
+
+    def settle(self) -> Report:
+        """Slots that changed at this step boundary."""
+
+    def plan(self, budget: int) -> Plan: ...
+
+
+class Worker:
+    """Schedulers, holder and runner of one worker instance.
+
+    `phases` are in the order of a step's rows: decode before prefill. They settle the other way
+    round, so that what prefill has just sealed is in the next decode step.
+    """
+
+    def __init__(
+        self,
+        holder: Holder,
+        runner: Runner,
+        phases: Sequence[Phase],
+        max_num_batched_tokens: int,
+        eos_token_ids: Sequence[int],
+    ) -> None:
+        self._holder = holder
+        self._runner = runner
+        self._phases = phases
+        self._budget = max_num_batched_tokens
+        self._eos = frozenset(eos_token_ids)
+        self._unread: tuple[int, Plan, Sequence[Sampled | None]] | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return self._unread is not None or any(phase.has_work for phase in self._phases)
+
+    def hear(self, message: Message) -> None:
+        for phase in self._phases:
+            phase.hear(message)
+
+    def turn(self) -> tuple[list[Report], bool]:
+        """Runs to the next step boundary.
+
+        Returns:
+            (what to tell the router, whether anything was computed)
+        """
+        self._holder.beat()
+        reports = [phase.settle() for phase in reversed(self._phases)]
+        if self._unread is None:
+            self._step()
+        computed = self._unread is not None
+        reports.append(self._read())
+        return [report for report in reports if report.slots or report.preempted], computed
+
+    def _step(self) -> None:
+        """Launches the merge of all phases' plans, if there is anything to compute."""
+        plan = Plan()
+        for phase in self._phases:
+            plan += phase.plan(self._budget - plan.num_tokens)
+        if plan:
+            step = self._holder.launch()
+            self._unread = (step, plan, self._runner.run(plan))
+
+    def _read(self) -> Report:
+        """Writes the results of the unread step to the ledger; if it is busy, in the next turn."""
+        if self._unread is None:
+            return Report(())
+        step, plan, results = self._unread
+        rows = [
+            (
+                row.slot,
+                row.generation,
+                row.end,
+                -1 if sampled is None else sampled.token,
+                0.0 if sampled is None else sampled.logprob,
+                FinishReason.NONE if sampled is None else self._finish_reason(row.slot, sampled),
+            )
+            for row, sampled in zip(plan.rows, results, strict=True)
+        ]
+        counted = self._holder.boundary(step, rows)
+        if counted is None:
+            return Report(())
+        self._unread = None
+        return Report(tuple(row.slot for row, good in zip(plan.rows, counted, strict=True) if good))
+
+    def _finish_reason(self, slot: int, sampled: Sampled) -> FinishReason:
+        """Whether this token is the last. A slot that was given up meanwhile will not count."""
+        for phase in self._phases:
+            held = phase.held.get(slot)
+            if held is not None:
+                return phase.held.finish_reason(held, sampled.token, self._eos)
+        return FinishReason.NONE
