@@ -1,0 +1,173 @@
+"""Finds a checkpoint and checks that it is whole, before any memory is taken for it.
+
+A checkpoint is a folder in Hugging Face layout: config.json and safetensors files. Reads headers
+only; the tensors themselves are read by pdrt.model.weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from pdrt.errors import ModelError
+from pdrt.model import gguf
+from pdrt.model.cache import make_once
+from pdrt.model.default_model import default_model
+from pdrt.model.families import sources, spec_of
+from pdrt.model.hf_config import HFConfig
+from pdrt.model.spec import ModelSpec, Shape, tensors
+
+INDEX = "model.safetensors.index.json"
+DTYPES = ("F32", "BF16", "F16")
+
+
+def resolve(model: str, cache: Path) -> Path:
+    """The folder of the checkpoint that the setting `model` names.
+
+    Args:
+        model: a folder, a GGUF file (converted into the cache on first use), or "": the default.
+
+    Raises:
+        ModelError: there is nothing of that kind.
+    """
+    if not model:
+        return default_model(cache)
+    path = Path(model).expanduser().resolve()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} has no config.json; give a folder in Hugging Face layout")
+        return path
+    if path.is_file() and path.suffix == ".gguf":
+        return make_once(cache / "models" / _key(path), lambda folder: gguf.convert(path, folder))
+    if path.is_file():
+        raise ModelError(f"{path} is not a folder or a .gguf file; only safetensors and GGUF run")
+    raise ModelError(
+        f"model {model!r}: no such folder or file; give the path of a local checkpoint"
+    )
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The spec of the checkpoint in `folder`.
+
+    Raises:
+        ModelError: config.json is missing, cannot be understood, or needs code of its own.
+    """
+    path = folder / "config.json"
+    config = HFConfig(_read_json(path), str(path))
+    if config.get("auto_map") is not None:
+        raise ModelError(
+            f"{path} names Python code of its own (auto_map); pdrt never runs a model's code"
+        )
+    spec = spec_of(config)
+    generation = folder / "generation_config.json"
+    if not generation.is_file():
+        return spec
+    ends = HFConfig(_read_json(generation), str(generation)).token_ids("eos_token_id")
+    return replace(spec, eos_token_ids=ends or spec.eos_token_ids)
+
+
+def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
+    """Name of each tensor of the checkpoint that the model needs -> its file.
+
+    Raises:
+        ModelError: a file is truncated; a tensor is missing or has another shape or type.
+    """
+    found = {name: path for path in _files(folder) for name in _names(path)}
+    needed = [(ours, name) for ours in tensors(spec) for name in sources(spec.family, ours)]
+    for ours, name in needed:
+        if name not in found:
+            raise ModelError(f"{folder} has no tensor {name} (for {ours})")
+    _check_shapes(spec, found)
+    return {name: found[name] for _, name in needed}
+
+
+def _check_shapes(spec: ModelSpec, found: dict[str, Path]) -> None:
+    headers = {path: _headers(path) for path in set(found.values())}
+    for ours, shape in tensors(spec).items():
+        names = sources(spec.family, ours)
+        parts = _split(spec, ours, shape)
+        for name, part in zip(names, parts, strict=True):
+            actual, dtype = headers[found[name]][name]
+            if actual != part:
+                raise ModelError(
+                    f"{found[name]}: tensor {name} has the shape {list(actual)}, and config.json "
+                    f"makes it {list(part)}"
+                )
+            if dtype not in DTYPES:
+                raise ModelError(
+                    f"{found[name]}: tensor {name} has the type {dtype}; only {', '.join(DTYPES)} "
+                    "are read"
+                )
+
+
+def _split(spec: ModelSpec, ours: str, shape: Shape) -> list[Shape]:
+    """The shapes of the parts that a tensor of ours is joined from."""
+    part = ours.split(".")[-2]
+    if part == "qkv":
+        kv = spec.num_kv_heads * spec.head_dim
+        return [(rows, *shape[1:]) for rows in (spec.num_heads * spec.head_dim, kv, kv)]
+    if part == "gate_up":
+        return [(spec.intermediate_size, *shape[1:])] * 2
+    return [shape]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files: one, or those that an index names."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise ModelError(f"{folder} has neither model.safetensors nor {INDEX}")
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{index} has no weight_map")
+    files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+    for file in files:
+        if file.parent != folder or not file.is_file():
+            raise ModelError(f"{index} names {file.name}, which is not in the folder")
+    return files
+
+
+def _names(path: Path) -> list[str]:
+    return list(_headers(path))
+
+
+def _headers(path: Path) -> dict[str, tuple[Shape, str]]:
+    """Name -> shape and type of each tensor in a file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(_slices(file))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is truncated or not safetensors ({error}); fetch it again"
+        ) from None
+
+
+def _slices(file: safe_open) -> Iterator[tuple[str, tuple[Shape, str]]]:
+    for name in file.keys():
+        part = file.get_slice(name)
+        yield name, (tuple(part.get_shape()), part.get_dtype())
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _key(path: Path) -> str:
+    """A folder name for this very file: another content has another size or time."""
+    stat = path.stat()
+    identity = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-float32"

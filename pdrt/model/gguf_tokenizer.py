@@ -1,0 +1,110 @@
+"""Rebuilds a byte-level BPE tokenizer from the metadata of a GGUF file.
+
+The file holds the vocabulary, the merges and the kind of each token, but of the pre-tokenizer only
+a name. How text is split before merging decides the tokens, so a name that is not known here is an
+error: a guess would tokenise almost right, and numbers wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gguf import TokenType
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from pdrt.errors import ModelError
+
+Get = Callable[[str], object]
+
+
+def write_tokenizer(get: Get, folder: Path) -> None:
+    """Writes tokenizer.json and tokenizer_config.json.
+
+    Args:
+        get: reads one metadata key; None where the file does not have it.
+
+    Raises:
+        ModelError: the tokenizer is of a kind that cannot be rebuilt.
+    """
+    build(get).save(str(folder / "tokenizer.json"))
+    tokens = _strings(get, "tokens")
+
+    def token(key: str) -> str | None:
+        token_id = get(f"tokenizer.ggml.{key}")
+        return tokens[token_id] if isinstance(token_id, int) else None
+
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": token("bos_token_id"),
+        "eos_token": token("eos_token_id"),
+        "unk_token": token("unknown_token_id"),
+        "pad_token": token("padding_token_id"),
+        "chat_template": get("tokenizer.chat_template"),
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps({k: v for k, v in config.items() if v is not None}, indent=2)
+    (folder / "tokenizer_config.json").write_text(text + "\n")
+
+
+def build(get: Get) -> Tokenizer:
+    """The tokenizer that the metadata describes. Raises ModelError as `write_tokenizer` does."""
+    kind = get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise ModelError(
+            f"the GGUF file has a tokenizer of kind {kind!r}; only byte-level BPE (gpt2) is "
+            "rebuilt; use the model's folder with tokenizer.json"
+        )
+    tokens = _strings(get, "tokens")
+    merges = [
+        (left, right) for left, _, right in (m.partition(" ") for m in _strings(get, "merges"))
+    ]
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = _pre_tokenizer(get("tokenizer.ggml.pre"))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = _post_processor(get, tokens)
+    _add_whole_tokens(tokenizer, tokens, get("tokenizer.ggml.token_type"))
+    return tokenizer
+
+
+def _pre_tokenizer(name: object) -> pre_tokenizers.PreTokenizer:
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in ("gpt-2", "phi-2"):
+        return byte_level
+    if name in ("smollm", "starcoder", "codeshell", "refact"):  # each digit is a token
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, byte_level])
+    raise ModelError(
+        f"the GGUF file splits text by {name!r}; known are gpt-2, phi-2, smollm, starcoder, "
+        "codeshell and refact; use the model's folder with tokenizer.json"
+    )
+
+
+def _post_processor(get: Get, tokens: Sequence[str]) -> processors.PostProcessor:
+    bos = get("tokenizer.ggml.bos_token_id")
+    if get("tokenizer.ggml.add_bos_token") and isinstance(bos, int):
+        return processors.TemplateProcessing(
+            single=f"{tokens[bos]}:0 $A:0",
+            pair=f"{tokens[bos]}:0 $A:0 $B:1",
+            special_tokens=[(tokens[bos], bos)],
+        )
+    return processors.ByteLevel(trim_offsets=False)
+
+
+def _add_whole_tokens(tokenizer: Tokenizer, tokens: Sequence[str], kinds: object) -> None:
+    """Tokens that are matched whole in the text: control tokens, hidden in decoded text, and those
+    that the model's makers added, shown in it."""
+    assert isinstance(kinds, list), "tokenizer.ggml.token_type"
+    pairs = list(zip(tokens, kinds, strict=True))
+    control = [t for t, kind in pairs if kind == TokenType.CONTROL]
+    added = [t for t, kind in pairs if kind == TokenType.USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
+    tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in added])
+
+
+def _strings(get: Get, key: str) -> list[str]:
+    value = get(f"tokenizer.ggml.{key}")
+    if not isinstance(value, list):
+        raise ModelError(f"the GGUF file has no metadata key tokenizer.ggml.{key}")
+    return value

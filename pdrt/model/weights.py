@@ -1,0 +1,60 @@
+"""Writes a checkpoint into the weight memory, and maps that memory as tensors without a copy.
+
+The loader process writes, once for each device; the workers map what it wrote and sealed. The
+views of `map_weights` are over a mapping without write permission: writing to one ends the process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pdrt._C import Memory
+from pdrt.model.checkpoint import locate, read_spec
+from pdrt.model.families import sources
+from pdrt.model.layout import Layout, WeightDType, weight_layout
+from pdrt.model.spec import ModelSpec
+
+TORCH_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_weights(folder: Path, dtype: WeightDType, memory: Memory) -> None:
+    """Writes the checkpoint in `folder` into `memory`; what the loader process does.
+
+    Raises:
+        ModelError: the checkpoint is not whole; nothing was written then.
+    """
+    spec = read_spec(folder)
+    layout = weight_layout(spec, dtype)
+    assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
+    write_weights(folder, spec, map_weights(memory, layout))
+
+
+def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> None:
+    """Reads each tensor of the checkpoint into its place in `targets`, cast once to their dtype.
+
+    Raises:
+        ModelError: as `locate`.
+    """
+    files = {path: safe_open(path, framework="pt") for path in set(locate(folder, spec).values())}
+    place = {name: file for file in files.values() for name in file.keys()}
+    for ours, target in targets.items():
+        row = 0
+        for name in sources(spec.family, ours):
+            tensor = place[name].get_tensor(name)
+            target[row : row + len(tensor)].copy_(tensor)
+            row += len(tensor)
+
+
+def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:
+    """All tensors of the model as views of `memory`, which they keep mapped."""
+    buffer: Tensor = torch.from_dlpack(memory)  # [num_bytes] uint8
+    dtype = TORCH_DTYPE[layout.dtype]
+    views = {}
+    for name, (offset, shape) in layout.entries.items():
+        num_bytes = dtype.itemsize * torch.Size(shape).numel()
+        views[name] = buffer[offset : offset + num_bytes].view(dtype).view(shape)
+    return views
