@@ -43,8 +43,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     scores = query.transpose(0, 1) @ key.transpose(1, 2) * scale  # [heads, q, seq_len]
     q_len, seq_len = scores.shape[1:]
     seen = torch.ones(q_len, seq_len, dtype=torch.bool).tril(seq_len - q_len)
-    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-    return (weights @ value).transpose(0, 1)
+    weights: Tensor = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    return torch.matmul(weights, value).transpose(0, 1)
 
 
 def rope_kv_write(
@@ -63,7 +63,8 @@ def rope_kv_write(
     """
     num_tokens, page_size, head_dim = qkv.shape[0], kv_layer.shape[3], kv_layer.shape[4]
     heads = qkv.view(num_tokens, num_heads + 2 * num_kv_heads, head_dim)
-    query, key, value = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    query, keys_and_values = heads[:, :num_heads], heads[:, num_heads:]
+    key, value = keys_and_values.chunk(2, dim=1)
     cos, sin = cos_sin[positions.long()].unsqueeze(1).to(qkv.dtype).chunk(2, dim=-1)
     query.copy_(_rotate(query, cos, sin))
     written = slot_mapping >= 0
@@ -75,8 +76,9 @@ def rope_kv_write(
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """heads [num_tokens, heads, head_dim], cos and sin [num_tokens, 1, rotary_dim / 2]."""
-    half = cos.shape[-1]
-    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+    rotary_dim = 2 * cos.shape[-1]
+    first, second = heads[..., :rotary_dim].chunk(2, dim=-1)
+    rest = heads[..., rotary_dim:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 

@@ -204,7 +204,8 @@ class Memory:
 
 # -- kernels --------------------------------------------------------------------------------------------
 
-def cpu_isa() -> str: ...
+def cpu_isa() -> str: ...  # "avx512" or "portable": what the kernels below use
+def set_cpu_isa(name: str) -> None: ...  # for tests
 def set_num_threads(num_threads: int) -> None: ...
 def cpu_paged_attention(
     *,
@@ -214,10 +215,12 @@ def cpu_paged_attention(
     page_table: int,
     cu_seqlens_q: int,
     seq_lens: int,
+    num_tokens: int,
     num_rows: int,
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    num_pages: int,
     page_size: int,
     max_pages: int,
     query_stride: int,

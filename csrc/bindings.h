@@ -1,0 +1,11 @@
+// One function for each part of the extension; bindings.cpp calls them in order.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace pdrt {
+
+void bind_page_memory(pybind11::module_& m);
+void bind_cpu_kernels(pybind11::module_& m);
+
+}  // namespace pdrt

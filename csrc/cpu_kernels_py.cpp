@@ -1,0 +1,67 @@
+// The CPU kernels for Python. Tensors come as addresses: pdrt/kernels/cpu.py has checked them.
+#include <cstdint>
+
+#include "bindings.h"
+#include "cpu_attention.h"
+#include "cpu_isa.h"
+#include "thread_pool.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace pdrt {
+namespace {
+
+template <typename T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void paged_attention(uintptr_t out, uintptr_t query, uintptr_t kv, uintptr_t page_table,
+                     uintptr_t cu_seqlens_q, uintptr_t seq_lens, int64_t num_tokens,
+                     int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
+                     int64_t num_pages, int64_t page_size, int64_t max_pages, int64_t query_stride,
+                     int64_t page_stride, int64_t value_offset, int64_t head_stride, float scale,
+                     bool is_bfloat16) {
+  cpu_paged_attention({
+      .out = pointer<void>(out),
+      .query = pointer<const void>(query),
+      .kv = pointer<const void>(kv),
+      .page_table = pointer<const int32_t>(page_table),
+      .cu_seqlens_q = pointer<const int32_t>(cu_seqlens_q),
+      .seq_lens = pointer<const int32_t>(seq_lens),
+      .num_tokens = num_tokens,
+      .num_rows = num_rows,
+      .num_heads = num_heads,
+      .num_kv_heads = num_kv_heads,
+      .head_dim = head_dim,
+      .num_pages = num_pages,
+      .page_size = page_size,
+      .max_pages = max_pages,
+      .query_stride = query_stride,
+      .page_stride = page_stride,
+      .value_offset = value_offset,
+      .head_stride = head_stride,
+      .scale = scale,
+      .is_bfloat16 = is_bfloat16,
+  });
+}
+
+}  // namespace
+
+void bind_cpu_kernels(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  m.attr("BUILD") = has_avx512_kernels() ? "cpu (portable, avx512)" : "cpu (portable)";
+  m.def("cpu_isa", &cpu_isa_name);
+  m.def("set_cpu_isa", &set_cpu_isa, "name"_a);
+  m.def(
+      "set_num_threads", [](int n) { ThreadPool::instance().set_num_threads(n); }, "num_threads"_a,
+      without_gil);
+  m.def("cpu_paged_attention", &paged_attention, py::kw_only(), "out"_a, "query"_a, "kv"_a,
+        "page_table"_a, "cu_seqlens_q"_a, "seq_lens"_a, "num_tokens"_a, "num_rows"_a, "num_heads"_a,
+        "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a, "max_pages"_a,
+        "query_stride"_a, "page_stride"_a, "value_offset"_a, "head_stride"_a, "scale"_a,
+        "is_bfloat16"_a, without_gil);
+}
+
+}  // namespace pdrt

@@ -1,0 +1,77 @@
+// Sixteen floats at once; the counterpart of simd_portable.h. Include it only where
+// simd_avx512_begin.h has switched the compiler to AVX-512.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "bfloat16.h"
+
+namespace pdrt {
+
+struct Avx512 {
+  static constexpr int kLanes = 16;
+  using Floats = __m512;
+  using Ints = __m512i;
+  using Mask = __mmask16;
+
+  static Floats set(float x) { return _mm512_set1_ps(x); }
+  static Floats load(const float* p) { return _mm512_loadu_ps(p); }
+  static Floats load(const bfloat16* p) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+  static void store(bfloat16* p, Floats x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x));
+  }
+  // The first n lanes; the rest are 0, and their memory is neither read nor written.
+  static Floats load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static Floats load_first(const bfloat16* p, int n) {
+    return widen(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  static void store_first(float* p, Floats x, int n) { _mm512_mask_storeu_ps(p, first(n), x); }
+  static void store_first(bfloat16* p, Floats x, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow(x));
+  }
+
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats fma_where(Mask mask, Floats a, Floats b, Floats c) {
+    return _mm512_mask3_fmadd_ps(a, b, c, mask);
+  }
+  // The second operand if either is a NaN.
+  static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+  static Floats select(Mask mask, Floats yes, Floats no) {
+    return _mm512_mask_blend_ps(mask, no, yes);
+  }
+  static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+
+  static Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static Mask greater(Ints a, int32_t b) {
+    return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b));
+  }
+
+  static Floats round(Floats x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // x * 2^n for whole n.
+  static Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+
+ private:
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static Floats widen(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
+  // As from_float of bfloat16.h.
+  static __m256i narrow(Floats x) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __m512i upper = _mm512_srli_epi32(up, 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(upper, nan, _mm512_set1_epi32(0x7fc0)));
+  }
+};
+
+}  // namespace pdrt

@@ -1,0 +1,78 @@
+// Four floats at once in the compiler's own vector type: SSE2 on x86-64, NEON on arm64.
+//
+// Every kernel is written once over such a type (`V`) and is instantiated here and in
+// simd_avx512.h. Both give the same set of functions; their bits may differ, since only AVX-512 has
+// a fused multiply-add everywhere.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "bfloat16.h"
+
+namespace pdrt {
+
+struct Portable {
+  static constexpr int kLanes = 4;
+  typedef float Floats __attribute__((vector_size(16)));
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  using Mask = Ints;  // all bits of a lane set, or none
+
+  static Floats set(float x) { return Floats{x, x, x, x}; }
+  static Floats load(const float* p) {
+    Floats x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static Floats load(const bfloat16* p) {
+    return Floats{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+  }
+  static void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
+  static void store(bfloat16* p, Floats x) {
+    for (int i = 0; i < kLanes; ++i) from_float(x[i], p + i);
+  }
+  // The first n lanes; the rest are 0, and their memory is neither read nor written.
+  template <typename T>
+  static Floats load_first(const T* p, int n) {
+    Floats x = set(0);
+    for (int i = 0; i < n; ++i) x[i] = to_float(p[i]);
+    return x;
+  }
+  template <typename T>
+  static void store_first(T* p, Floats x, int n) {
+    for (int i = 0; i < n; ++i) from_float(x[i], p + i);
+  }
+
+  static Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
+  static Floats fma_where(Mask mask, Floats a, Floats b, Floats c) {
+    return select(mask, a * b + c, c);
+  }
+  // The second operand if either is a NaN.
+  static Floats max(Floats a, Floats b) { return select(a > b, a, b); }
+  static Floats min(Floats a, Floats b) { return select(a < b, a, b); }
+  static Floats select(Mask mask, Floats yes, Floats no) {
+    return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) |
+                                    (~mask & reinterpret_cast<Ints>(no)));
+  }
+  static Floats div(Floats a, Floats b) { return a / b; }
+
+  static Ints load_ints(const int32_t* p) {
+    Ints x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static Mask greater(Ints a, int32_t b) { return a > Ints{b, b, b, b}; }
+
+  static Floats round(Floats x) {
+    const Floats magic = set(0x1.8p23f);  // adding it leaves no bits for a fraction
+    return (x + magic) - magic;
+  }
+  // x * 2^n for whole n <= 128; 0 for n < -126, infinite for n = 128.
+  static Floats scale(Floats x, Floats n) {
+    Floats clamped = max(set(-127), n);
+    Ints bits = (__builtin_convertvector(clamped, Ints) + 127) << 23;
+    return x * reinterpret_cast<Floats>(bits);
+  }
+};
+
+}  // namespace pdrt
