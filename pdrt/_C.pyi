@@ -1,4 +1,4 @@
-"""Types of the C++ extension. Errors of use are raised as ValueError, those of the system as OSError."""
+"""Types of the C++ extension. Errors of use are ValueErrors, those of the system OSErrors."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 BUILD: str  # what the build holds, e.g. "cpu (portable, avx512)"
 
-# -- ledger ---------------------------------------------------------------------------------------------
+# -- ledger ---------------------------------------------------------------------------------------
 
 NOBODY: int  # holder of a slot that belongs to no instance
 KEEPER: int  # instance id of the keeper
@@ -25,7 +25,7 @@ class Phase(Enum):
 class Outcome(Enum):
     DONE = 0  # the operation took place
     BUSY = 1  # the lock's deadline passed; nothing was done, try again in the next turn
-    STALE = 2  # the slot's word is not what the caller believed (generation, phase, holder, or marked ABORT)
+    STALE = 2  # the slot's word is not what the caller believed, or is marked ABORT
     NOT_OLDEST = 3  # admit: an older request is QUEUED
     NO_PAGES = 4  # admit: too few pages now; grow: wait, nobody can be preempted now
     FULL = 5  # seal: as many slots are SEALED as may be
@@ -183,7 +183,7 @@ class Holder:
     def finish(self, slot: int) -> Outcome: ...
     def abort(self, slot: int) -> Outcome: ...
 
-# -- page memory ----------------------------------------------------------------------------------------
+# -- page memory ----------------------------------------------------------------------------------
 
 class Memory:
     """A memory file (memfd): anonymous, sized once, shared by passing its descriptor."""
@@ -202,7 +202,7 @@ class Memory:
     def __dlpack__(self, **kwargs: object) -> object: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
-# -- kernels --------------------------------------------------------------------------------------------
+# -- kernels --------------------------------------------------------------------------------------
 
 def cpu_isa() -> str: ...  # "avx512" or "portable": what the kernels below use
 def set_cpu_isa(name: str) -> None: ...  # for tests

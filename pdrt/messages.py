@@ -26,16 +26,20 @@ class _Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, array_like=True):
-    """One worker's place in the server: fixed over all its incarnations."""
+    """One worker's place in the server, the same for all its incarnations.
+
+    `index` counts over all workers, `number` within the role.
+    """
 
     index: int
     role: Role
+    number: int
     threads: int
 
     @property
     def name(self) -> str:
-        """What `ps` and the logs call it. `index` counts over all roles, so names are unique."""
-        return f"{self.role}-{self.index}"
+        """What `ps` and the logs call it."""
+        return f"{self.role}-{self.number}"
 
 
 class ServerSpec(msgspec.Struct, frozen=True, array_like=True):

@@ -110,7 +110,7 @@ class RequestMetrics:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One generated sequence. `finish_reason` is "stop", "length", "abort" or None while running."""
+    """One generated sequence. `finish_reason`: "stop", "length", "abort", None while running."""
 
     index: int
     text: str

@@ -1,0 +1,68 @@
+"""A thread with an event loop in it, and how other threads call into that loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+from pdrt.errors import EngineDead
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class LoopThread:
+    """Owns a daemon thread that runs an event loop until `stop`."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Calls a function in the thread. After `stop` the future fails with EngineDead."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except Exception as error:
+                future.set_exception(error)
+
+        if not call_soon(self._loop, run):
+            future.set_exception(EngineDead("the engine was shut down"))
+        return future
+
+    def run(self, coroutine: Coroutine[object, object, T]) -> Future[T]:
+        """Runs a coroutine in the thread's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def stop(self, last: Callable[[], object]) -> None:
+        """Calls `last` in the thread, then ends it. Does nothing the second time."""
+
+        def end() -> None:
+            try:
+                last()
+            finally:
+                self._loop.stop()
+
+        if call_soon(self._loop, end) and self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> bool:
+    """From any thread; False when the loop is closed and the call will not be made."""
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    loop.close()

@@ -1,0 +1,270 @@
+"""pdrt.Engine: the Python API, and what the HTTP server is a client of.
+
+    caller's threads and loops  --submit-->   engine's thread: an event loop   --frames-->  workers
+                                <--Mailbox--  with FrontEnd and Router         <--frames--
+
+The engine has one thread of its own, so it can be used from scripts, notebooks and any event loop.
+It installs no signal handlers. Its processes end with it: at `shutdown`, at the end of a `with`
+block, when the engine is garbage-collected, and when the interpreter exits or is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import queue
+import time
+import uuid
+import weakref
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from typing import Literal, cast, overload
+
+from pdrt.background import LoopThread, call_soon
+from pdrt.config import Settings, settings_of
+from pdrt.errors import ConfigError, EngineDead, InvalidRequest
+from pdrt.frontend import FrontEnd
+from pdrt.messages import ServerSpec
+from pdrt.metrics import EngineStats
+from pdrt.request import Limits, Request, RequestOutput, SamplingParams, validate
+from pdrt.startup import make_plan
+from pdrt.stats import Health, engine_stats, health, startup_summary
+from pdrt.stream import Mailbox, RequestStream
+from pdrt.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Params = SamplingParams | dict[str, object] | None
+Message = dict[str, str]
+
+
+class Engine:
+    """A model served by a keeper, prefill and decode processes of its own.
+
+    Args:
+        model: a folder in Hugging Face layout, a GGUF file, or "" for the default model; or a
+            whole pdrt.config.Settings.
+        **settings: fields of Settings.
+
+    Raises:
+        ConfigError, ModelError, MemoryShortage: before any process is started.
+        EngineDead: a process could not start.
+    """
+
+    def __init__(self, model: str | Settings = "", **settings: object) -> None:
+        if isinstance(model, str):
+            model = settings_of(model=model, **settings)
+        elif settings:
+            raise ConfigError(f"give {', '.join(settings)} in the Settings object")
+        self.settings = model
+        self.plan = make_plan(self.settings)
+        self.tokenizer = Tokenizer(self.plan.folder)
+        self.limits = Limits(self.plan.spec.vocab_size, self.plan.server.max_model_len)
+        self._num_requests = 0
+        self._thread = LoopThread("pdrt engine")
+        starting = _start(self.plan.server, self.settings.max_queued_requests)
+        try:
+            self._front = self._thread.run(starting).result()
+        except BaseException:
+            self._thread.stop(lambda: None)
+            raise
+        self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
+
+    # -- generating -------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: Params | Sequence[Params] = None,
+        stream: Literal[False] = False,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: Params | Sequence[Params] = None,
+        *,
+        stream: Literal[True],
+    ) -> Iterator[RequestOutput]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: Params | Sequence[Params] = None,
+        stream: bool = False,
+    ) -> list[RequestOutput] | Iterator[RequestOutput]:
+        """Runs prompts (texts or lists of token ids) to their end, all at once.
+
+        Args:
+            sampling_params: one for all prompts, or a list with one for each.
+            stream: give an iterator of outputs as tokens arrive, of all prompts mixed; leaving it
+                early aborts what still runs.
+
+        Returns:
+            One finished output for each prompt, in their order.
+
+        Raises:
+            InvalidRequest, Overloaded, EngineDead: all prompts of this call are ended then.
+        """
+        requests = self._requests(prompts, sampling_params)
+        streams = self._streams(requests)
+        if stream:
+            return (each.snapshot() for each in streams)
+        finished = {each.request_id: each for each in streams if each.finished}
+        return [finished[request.request_id].snapshot() for request in requests]
+
+    def chat(self, messages: Sequence[Message], sampling_params: Params = None) -> RequestOutput:
+        """One answer to a conversation: [{"role": "user", "content": "..."}, ...].
+
+        Raises:
+            InvalidRequest: the model has no chat template, or the template refuses the messages.
+        """
+        return self.generate(self.encode_chat(messages), sampling_params)[0]
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, as the model's chat template writes it."""
+        text = self.tokenizer.apply_chat_template(messages)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    async def async_generate(
+        self, prompt: Prompt, sampling_params: Params = None, request_id: str | None = None
+    ) -> AsyncIterator[RequestOutput]:
+        """Yields the cumulative output of one prompt; the last has `finished` set.
+
+        A slow reader sees several tokens at once. Closing or cancelling the iterator aborts.
+        """
+        request = self._request(prompt, SamplingParams.of(sampling_params), request_id)
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        mailbox = Mailbox(lambda: call_soon(loop, news.set))
+        stream = RequestStream(request, self.tokenizer, time.monotonic())
+        try:
+            await asyncio.wrap_future(self._thread.call(self._front.submit, request, mailbox))
+            while not stream.finished:
+                await news.wait()
+                news.clear()
+                for update in mailbox.drain():
+                    stream.feed(update)
+                yield stream.snapshot()
+        finally:
+            self._thread.call(self._front.abort, request.request_id)  # nothing, where it has ended
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
+        self._thread.call(self._front.abort, request_id)
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    @property
+    def model_name(self) -> str:
+        """The model's folder, without its path."""
+        return self.plan.folder.name
+
+    def metrics(self) -> EngineStats:
+        """Pages by state, queues and counters at this moment."""
+        return self._thread.call(engine_stats, self._front).result()
+
+    def health(self) -> Health:
+        return health(self._front)
+
+    def startup_summary(self) -> dict[str, object]:
+        """What runs: model, sizes, processes with their pids and threads."""
+        return startup_summary(self.settings, self.plan, self._front)
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    async def drain(self, timeout: float) -> bool:
+        """Takes no more requests; waits until the running ones have ended, False if not all did."""
+        return await asyncio.wrap_future(self._thread.run(self._front.drain(timeout)))
+
+    def shutdown(self) -> None:
+        """Ends all processes; requests that still run get an EngineDead. Idempotent."""
+        self._finalizer()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _requests(
+        self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params]
+    ) -> list[Request]:
+        """Validates a call of `generate`, whatever form its arguments have."""
+        many = _as_prompts(prompts)
+        each = _as_params(params, len(many))
+        if len(each) != len(many):
+            raise InvalidRequest(
+                f"{len(many)} prompts and {len(each)} sampling parameters; give one for all, or "
+                "one for each",
+                "sampling_params",
+            )
+        return [
+            self._request(prompt, SamplingParams.of(one), None)
+            for prompt, one in zip(many, each, strict=True)
+        ]
+
+    def _request(self, prompt: Prompt, params: SamplingParams, request_id: str | None) -> Request:
+        text = prompt if isinstance(prompt, str) else None
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        self._num_requests += 1
+        seed = _derived_seed(self.settings.seed, self._num_requests)
+        name = request_id or f"req-{uuid.uuid4().hex}"
+        return validate(name, text, ids, params, self.limits, seed)
+
+    def _streams(self, requests: Sequence[Request]) -> Iterator[RequestStream]:
+        """Submits the requests and yields whichever has news; whatever ends it ends all of them."""
+        ready: queue.SimpleQueue[int] = queue.SimpleQueue()
+        mailboxes = [Mailbox(partial(ready.put, i)) for i in range(len(requests))]
+        now = time.monotonic()
+        streams = [RequestStream(request, self.tokenizer, now) for request in requests]
+        try:
+            for request, mailbox in zip(requests, mailboxes, strict=True):
+                self._thread.call(self._front.submit, request, mailbox).result()
+            while not all(stream.finished for stream in streams):
+                i = ready.get()
+                for update in mailboxes[i].drain():
+                    streams[i].feed(update)
+                yield streams[i]
+        finally:
+            for request in requests:
+                self._thread.call(self._front.abort, request.request_id)
+
+
+async def _start(server: ServerSpec, max_queued_requests: int) -> FrontEnd:
+    front = FrontEnd(server, max_queued_requests)
+    try:
+        await front.start()
+    except BaseException as error:
+        front.stop(EngineDead(f"the engine did not start: {error}"))
+        raise
+    return front
+
+
+def _stop(thread: LoopThread, front: FrontEnd) -> None:
+    """What `shutdown`, garbage collection and the interpreter's exit have in common."""
+    thread.stop(partial(front.stop, EngineDead("the engine was shut down")))
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    """A seed for the request of this number: the same for the same engine seed, in [0, 2^63)."""
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _as_params(params: Params | Sequence[Params], num_prompts: int) -> list[Params]:
+    """One for each prompt, where one is given for all."""
+    if params is None or isinstance(params, (SamplingParams, dict)):
+        return [params] * num_prompts
+    return list(params)
+
+
+def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt, as text or token ids, or several."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and all(isinstance(item, int) for item in prompts):
+        return [cast(Sequence[int], prompts)]
+    return list(cast(Sequence[Prompt], prompts))

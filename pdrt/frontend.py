@@ -1,0 +1,244 @@
+"""The front end's side of the processes: starts the keeper, owns the channels, drives the router.
+
+All of it runs in one asyncio event loop, which belongs to `pdrt.Engine`'s thread. Frames arrive by
+`add_reader`; asyncio's streams refuse this kind of socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from pdrt._C import Ledger
+from pdrt.errors import EngineDead, Overloaded, PdrtError
+from pdrt.messages import (
+    Failed,
+    Report,
+    ServerSpec,
+    Serving,
+    Start,
+    Stop,
+    Sweep,
+    WorkerDown,
+    WorkerUp,
+)
+from pdrt.records import Sink
+from pdrt.request import Request
+from pdrt.router import Router
+from pdrt.worker import process
+from pdrt.worker.channel import Channel
+
+TICK_SECONDS = 0.1
+
+log = logging.getLogger("pdrt")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A live worker, for summaries and metrics."""
+
+    name: str
+    pid: int
+    threads: int
+    incarnation: int
+
+
+@dataclass(slots=True)
+class _Connection:
+    state: WorkerState
+    channel: Channel
+
+
+class FrontEnd:
+    """One running server: keeper, workers, router. Not thread-safe: lives in its event loop."""
+
+    def __init__(self, server: ServerSpec, max_queued_requests: int) -> None:
+        self.server = server
+        self.dead: PdrtError | None = None
+        self.draining = False
+        self.load_seconds = 0.0
+        self.restarts: Counter[str] = Counter()  # by worker name
+        self._max_queued = max_queued_requests
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[int, _Connection] = {}  # by instance
+        self._changed = asyncio.Event()  # something happened that start or drain waits for
+        self._progress = (0, time.monotonic())  # sum of all workers' steps, when it moved last
+        self._keeper = process.spawn("pdrt.worker.keeper", "keeper", new_session=True)
+        self._keeper_pid = self._keeper.pid
+        self._router: Router | None = None
+        self._ledger: Ledger | None = None
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._loop.add_reader(self._keeper.channel.fileno(), self._hear_keeper)
+        self._keeper.channel.send(Start(server))
+
+    @property
+    def router(self) -> Router:
+        assert self._router is not None, "before start() has returned"
+        return self._router
+
+    @property
+    def ledger(self) -> Ledger:
+        assert self._ledger is not None, "before start() has returned"
+        return self._ledger
+
+    @property
+    def keeper_pid(self) -> int:
+        return self._keeper_pid
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        """Live workers by name."""
+        states = (connection.state for connection in self._connections.values())
+        return sorted(states, key=lambda state: state.name)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when every worker is up.
+
+        Raises:
+            PdrtError: what the keeper, the loader or a worker said was wrong.
+        """
+        while len(self._connections) < len(self.server.workers):
+            await self._changed.wait()
+            self._changed.clear()
+            if self.dead:
+                raise self.dead
+
+    async def drain(self, timeout: float) -> bool:
+        """Takes no more requests and waits for the running ones; False if some still run."""
+        self.draining = True
+        deadline = self._loop.time() + timeout
+        while not self.router.is_idle and not self.dead and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        return self.router.is_idle
+
+    def stop(self, error: PdrtError) -> None:
+        """Ends everything; whoever still waits gets `error`. Idempotent."""
+        self._die(error)
+        self._timer.cancel()
+        self._keeper.channel.send(Stop())
+        self._keeper.leave()
+
+    def _die(self, error: PdrtError) -> None:
+        if self.dead:
+            return
+        self.dead = error
+        self._loop.remove_reader(self._keeper.channel.fileno())
+        self._loop.remove_writer(self._keeper.channel.fileno())
+        for instance in list(self._connections):
+            self._disconnect(instance)
+        if self._router:
+            self._router.fail_all(error)
+        self._changed.set()
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Raises Overloaded or EngineDead; otherwise `sink` gets exactly one last update."""
+        if self.dead:
+            raise self.dead
+        if self.draining:
+            raise Overloaded("the server is shutting down; send the request to another one")
+        self.router.submit(request, sink)
+        self._flush()
+
+    def abort(self, request_id: str) -> bool:
+        aborted = self.router.abort(request_id)
+        self._flush()
+        return aborted
+
+    def not_ready(self) -> str | None:
+        """Why requests should go elsewhere now; None when all is well."""
+        if self.dead:
+            return str(self.dead)
+        if self.draining:
+            return "the server is shutting down"
+        up = {connection.state.name for connection in self._connections.values()}
+        down = [spec.name for spec in self.server.workers if spec.name not in up]
+        if down:
+            return f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} down"
+        stalled = time.monotonic() - self._progress[1]
+        if stalled > self.server.watchdog_timeout:
+            return f"requests are waiting, and no worker has made a step for {stalled:.0f} s"
+        return None
+
+    # -- frames -----------------------------------------------------------------------------------
+
+    def _hear_keeper(self) -> None:
+        for message, fds in self._keeper.channel.receive():
+            if isinstance(message, Serving):
+                self._ledger = Ledger.attach(fds[0])
+                os.close(fds[0])
+                self._router = Router(self._ledger, self._max_queued, self._sweep)
+                self.load_seconds = message.load_seconds
+            elif isinstance(message, WorkerUp):
+                self._connect(message, Channel.of_fd(fds[0]))
+            elif isinstance(message, WorkerDown):
+                self._worker_down(message)
+            elif isinstance(message, Failed):
+                self._die(process.as_error(message))
+        if self._keeper.channel.closed:
+            self._die(
+                EngineDead("the keeper process is gone, and with it all workers and their KV")
+            )
+        self._changed.set()
+        self._flush()
+
+    def _connect(self, up: WorkerUp, channel: Channel) -> None:
+        spec = self.server.workers[up.index]
+        state = WorkerState(spec.name, up.pid, spec.threads, up.instance >> 8)
+        self._connections[up.instance] = _Connection(state, channel)
+        self._loop.add_reader(channel.fileno(), self._hear_worker, up.instance)
+        self.router.worker_up(up.instance, spec.role, channel.send)
+
+    def _worker_down(self, down: WorkerDown) -> None:
+        self.restarts[self.server.workers[down.index].name] += 1
+        self._disconnect(down.instance)
+        self.router.worker_down(down.instance, down.held)
+
+    def _disconnect(self, instance: int) -> None:
+        connection = self._connections.pop(instance, None)
+        if connection:
+            self._loop.remove_reader(connection.channel.fileno())
+            self._loop.remove_writer(connection.channel.fileno())
+            connection.channel.close()
+
+    def _hear_worker(self, instance: int) -> None:
+        connection = self._connections[instance]
+        for message, _ in connection.channel.receive():
+            if isinstance(message, Report):
+                self.router.hear(message)
+        if connection.channel.closed:  # dead or dying: the keeper will say when it is reaped
+            self._loop.remove_reader(connection.channel.fileno())
+        self._flush()
+
+    def _sweep(self) -> None:
+        self._keeper.channel.send(Sweep())
+
+    def _flush(self) -> None:
+        """Sends what waits; asks the loop to call again where a socket is full."""
+        channels = [self._keeper.channel]
+        channels += [connection.channel for connection in self._connections.values()]
+        for channel in channels:
+            if channel.closed:
+                continue
+            channel.flush()
+            if channel.wants_write:
+                self._loop.add_writer(channel.fileno(), self._flush)
+            else:
+                self._loop.remove_writer(channel.fileno())
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        if self._router is None or self.dead:
+            return
+        self._router.tick()
+        self._flush()
+        steps = sum(self.ledger.steps(spec.index) for spec in self.server.workers)
+        if steps != self._progress[0] or not self._router.num_requests:
+            self._progress = (steps, time.monotonic())

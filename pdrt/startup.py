@@ -1,0 +1,162 @@
+"""From what the user set to what the processes need: every default is resolved here, once.
+
+Reads the checkpoint's headers and the machine's figures; takes no memory, starts nothing. A setting
+that cannot work is refused here, with the number that would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdrt import machine
+from pdrt.config import Settings, cache_dir
+from pdrt.errors import ConfigError, MemoryShortage
+from pdrt.messages import Role, ServerSpec, WorkerSpec
+from pdrt.model.checkpoint import locate, read_spec, resolve
+from pdrt.model.layout import ITEM_SIZE, WeightDType, weight_layout
+from pdrt.model.spec import ModelSpec
+
+KV_SHARE = 0.25  # of available memory, when --num-pages is not given
+WORKER_OVERHEAD = 400 << 20  # bytes: interpreter, torch and activations of one worker, as measured
+MAX_SEALED = 16  # requests between prefill and decode, before prefill waits
+SLOTS_PER_SEQ = 4  # request slots of the ledger for each request that can decode at once
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the front end knows before any process runs."""
+
+    spec: ModelSpec
+    server: ServerSpec
+    available_memory: int
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.server.folder)
+
+    @property
+    def needed_memory(self) -> int:
+        server = self.server
+        return server.weight_bytes + server.kv_bytes + WORKER_OVERHEAD * len(server.workers)
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Resolves all settings against the checkpoint and this machine.
+
+    Raises:
+        ModelError: the checkpoint cannot be used.
+        ConfigError: settings that cannot work with this model or machine.
+        MemoryShortage: the machine has too little memory for them.
+    """
+    folder = resolve(settings.model, cache_dir())
+    spec = read_spec(folder)
+    locate(folder, spec)
+    dtype = _dtype(settings, spec)
+    max_model_len = _max_model_len(settings, spec)
+    available = machine.available_memory()
+    page_bytes = _page_bytes(spec, dtype, settings.page_size)
+    num_pages = _num_pages(settings, max_model_len, page_bytes, available)
+    server = ServerSpec(
+        folder=str(folder),
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        page_size=settings.page_size,
+        num_pages=num_pages,
+        num_slots=SLOTS_PER_SEQ * settings.max_num_seqs,
+        sealed_bound=min(MAX_SEALED, settings.max_num_seqs),
+        weight_bytes=weight_layout(spec, dtype).num_bytes,
+        kv_bytes=page_bytes * (num_pages + 1),  # page 0 is scratch
+        watchdog_timeout=settings.watchdog_timeout,
+        log_level=settings.log_level,
+        namespace=hashlib.sha256(f"{folder}\0{dtype}".encode()).digest(),
+        workers=tuple(_workers(settings)),
+    )
+    plan = Plan(spec, server, available)
+    _check_memory(plan)
+    return plan
+
+
+def _dtype(settings: Settings, spec: ModelSpec) -> WeightDType:
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if spec.dtype != "float32" and machine.has_bfloat16() else "float32"
+
+
+def _max_model_len(settings: Settings, spec: ModelSpec) -> int:
+    most = spec.max_position_embeddings
+    wanted = settings.max_model_len or most
+    if not 2 <= wanted <= most:
+        raise ConfigError(
+            f"--max-model-len is {wanted}; this model knows positions for 2 to {most} tokens"
+        )
+    return wanted
+
+
+def _page_bytes(spec: ModelSpec, dtype: WeightDType, page_size: int) -> int:
+    """K and V of all layers for one page."""
+    values = spec.num_layers * 2 * spec.num_kv_heads * page_size * spec.head_dim
+    return values * ITEM_SIZE[dtype]
+
+
+def _num_pages(settings: Settings, max_model_len: int, page_bytes: int, available: int) -> int:
+    """What was set, else what --max-num-seqs full requests need, within a share of the memory."""
+    smallest = -(-max_model_len // settings.page_size)
+    if settings.num_pages is not None:
+        if settings.num_pages < smallest:
+            raise ConfigError(
+                f"--num-pages is {settings.num_pages}, too few for one request of --max-model-len "
+                f"{max_model_len} tokens; {smallest} pages of {settings.page_size} tokens work, or "
+                f"--max-model-len {settings.num_pages * settings.page_size}"
+            )
+        return settings.num_pages
+    affordable = int(KV_SHARE * available) // page_bytes
+    if affordable < smallest:
+        raise MemoryShortage(
+            f"a quarter of the {_gib(available)} available holds {affordable} KV pages, and one "
+            f"request of {max_model_len} tokens needs {smallest}; give --max-model-len "
+            f"{affordable * settings.page_size} or fewer, or set --num-pages"
+        )
+    return min(smallest * settings.max_num_seqs, affordable)
+
+
+def _workers(settings: Settings) -> Iterator[WorkerSpec]:
+    """The workers, with the machine's cores shared out; what is left over goes to prefill.
+
+    Decode is bound by memory, which one core nearly fills; prefill profits from every core.
+    """
+    cores = machine.num_cores()
+    threads = settings.threads or cores
+    if threads > cores:
+        raise ConfigError(f"--threads is {threads}; this machine has {cores} cores to run on")
+    counts: list[tuple[Role, int]] = [("unified", 1)]
+    if settings.disaggregation_mode == "separated":
+        counts = [("prefill", settings.num_prefill_workers)]
+        counts += [("decode", settings.num_decode_workers)]
+    share, rest = divmod(threads, settings.num_workers)
+    index = 0
+    for role, count in counts:
+        for number in range(count):
+            yield WorkerSpec(index, role, number, max(1, share + (index < rest)))
+            index += 1
+
+
+def _check_memory(plan: Plan) -> None:
+    if plan.needed_memory <= plan.available_memory:
+        return
+    server = plan.server
+    raise MemoryShortage(
+        f"{_gib(plan.needed_memory)} are needed and {_gib(plan.available_memory)} are available: "
+        f"weights {_gib(server.weight_bytes)}, KV pool {_gib(server.kv_bytes)} "
+        f"({server.num_pages} pages), {len(server.workers)} workers "
+        f"{_gib(WORKER_OVERHEAD * len(server.workers))}; give a smaller --num-pages or "
+        "--max-model-len"
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,263 @@
+"""The keeper: makes the shared memory, starts, watches, reaps and restarts the workers.
+
+    python -m pdrt.worker.keeper        started by pdrt.Engine, never by hand
+
+    Start -> load weights -> Serving -> workers up ... worker dies -> reap -> restart ... Stop
+
+It holds page memory, weights and ledger, so they outlive any worker; it runs no kernel and imports
+no torch. It ends when the front end closes the channel or dies, and takes every worker with it;
+when it dies itself, the kernel kills the workers. What can go wrong with a worker while it runs is
+found by `pdrt.worker.watch`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+
+from pdrt._C import Ledger, Memory, Outcome
+from pdrt.errors import EngineDead, PdrtError
+from pdrt.messages import (
+    Failed,
+    Load,
+    Message,
+    Ready,
+    ServerSpec,
+    Serving,
+    Start,
+    Stop,
+    Sweep,
+    Work,
+    WorkerDown,
+    WorkerSpec,
+    WorkerUp,
+)
+from pdrt.worker import process
+from pdrt.worker.channel import Channel, pair
+from pdrt.worker.process import Child
+from pdrt.worker.watch import Watch
+
+TURN_SECONDS = 0.05
+START_SECONDS = 120.0  # for a worker to import, map and report
+MAX_RESTARTS = 20  # of all workers, in RESTART_WINDOW seconds; more is a crash loop
+RESTART_WINDOW = 60.0
+
+log = logging.getLogger("pdrt")
+
+
+class RunningWorker:
+    """One incarnation of one worker. `front` is the front end's end of its channel, until sent."""
+
+    def __init__(self, spec: WorkerSpec, incarnation: int, child: Child, front: Channel) -> None:
+        self.spec = spec
+        self.incarnation = incarnation
+        self.child = child
+        self.front: Channel | None = front
+        self.started = time.monotonic()
+        self.blame = ""  # why we killed it, if we did
+        self.failed: Failed | None = None  # what it said before it ended
+
+    @property
+    def instance(self) -> int:
+        return self.incarnation << 8 | self.spec.index
+
+    @property
+    def is_ready(self) -> bool:
+        return self.front is None
+
+    def start_error(self, reason: str) -> PdrtError:
+        """Why the first incarnation never came up."""
+        if self.failed:
+            return process.as_error(self.failed)
+        return EngineDead(f"{self.spec.name} {reason} before it was ready")
+
+    def kill(self, blame: str) -> None:
+        log.warning("%s %s; killing it", self.spec.name, blame)
+        self.blame = blame
+        self.child.kill()
+
+
+class Keeper:
+    """Holds the memory of one server and runs its workers until the front end is gone."""
+
+    def __init__(self, front: Channel, server: ServerSpec) -> None:
+        self._front = front
+        self._server = server
+        self._weights = Memory.create("pdrt-weights", server.weight_bytes)
+        self._kv = Memory.create("pdrt-kv", server.kv_bytes)
+        self._ledger = Ledger.create(
+            num_pages=server.num_pages,
+            page_size=server.page_size,
+            num_slots=server.num_slots,
+            max_model_len=server.max_model_len,
+            sealed_bound=server.sealed_bound,
+            namespace=server.namespace,
+        )
+        self._watch = Watch(self._ledger, server.watchdog_timeout)
+        self._workers: dict[int, RunningWorker] = {}  # by index
+        self._unreaped: list[tuple[RunningWorker, str]] = []
+        self._restarts: list[float] = []
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Returns when the front end is gone or has asked for it."""
+        parent = os.pidfd_open(os.getppid())
+        try:
+            self._load_weights(parent)
+            for spec in self._server.workers:
+                self._start_worker(spec, incarnation=1)
+            while self._turn(parent):
+                pass
+        finally:
+            for worker in self._workers.values():
+                worker.child.kill()  # all of them before waiting for any
+            for worker in self._workers.values():
+                worker.child.close()
+
+    def _load_weights(self, parent: int) -> None:
+        """Runs the loader to its end, then seals what it wrote."""
+        started = time.monotonic()
+        threads = sum(worker.threads for worker in self._server.workers)
+        loader = process.spawn("pdrt.worker.loader", "loader", threads)
+        loader.channel.send(Load(self._server), [self._weights.fd])
+        frames: list[Message] = []
+        try:
+            while not loader.channel.closed:
+                waiting: list[int | Channel] = [loader.channel, parent, self._front]
+                ready, _, _ = select.select(waiting, [], [])
+                if parent in ready or not self._hear_front():
+                    raise SystemExit
+                frames += [message for message, _ in loader.channel.receive()]
+        finally:
+            how = loader.close()
+        for frame in frames:
+            if isinstance(frame, Failed):
+                raise process.as_error(frame)
+        if not any(isinstance(frame, Ready) for frame in frames):
+            raise EngineDead(f"the process that loads the weights {how}")
+        self._weights.seal()
+        self._front.send(Serving(time.monotonic() - started), [self._ledger.fd])
+
+    def _turn(self, parent: int) -> bool:
+        """Waits for what happens next, at most TURN_SECONDS; False when it is time to leave."""
+        workers = list(self._workers.values())
+        waiting: list[int | Channel] = [parent, self._front]
+        waiting += [w.child.pidfd for w in workers] + [w.child.channel for w in workers]
+        writing = [self._front] if self._front.wants_write else []
+        ready, _, _ = select.select(waiting, writing, [], TURN_SECONDS)
+        self._front.flush()
+        if parent in ready or not self._hear_front():
+            return False
+        for worker in workers:
+            self._hear_worker(worker)
+            if worker.child.pidfd in ready:
+                self._bury(worker)
+        self._reap_dead()
+        self._watch_over()
+        return True
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def _start_worker(self, spec: WorkerSpec, incarnation: int) -> None:
+        child = process.spawn("pdrt.worker.main", spec.name, spec.threads)
+        front, theirs = pair()
+        worker = RunningWorker(spec, incarnation, child, front)
+        self._workers[spec.index] = worker
+        child.channel.send(
+            Work(self._server, spec, worker.instance),
+            [self._weights.fd, self._kv.fd, self._ledger.fd, theirs.fileno()],
+        )
+        theirs.close()
+
+    def _hear_worker(self, worker: RunningWorker) -> None:
+        for message, _ in worker.child.channel.receive():
+            if isinstance(message, Ready) and worker.front:
+                self._watch.add(worker.spec.index)
+                up = WorkerUp(worker.spec.index, worker.instance, worker.child.pid)
+                self._front.send(up, [worker.front.fileno()])
+                worker.front.close()
+                worker.front = None
+                log.info("%s is up: pid %d", worker.spec.name, worker.child.pid)
+            elif isinstance(message, Failed):
+                worker.failed = message
+
+    def _bury(self, worker: RunningWorker) -> None:
+        """The process has ended: take its exit status, then release what it held (`_reap_dead`)."""
+        del self._workers[worker.spec.index]
+        self._watch.remove(worker.spec.index)
+        how = worker.child.close()
+        reason = f"{worker.blame} ({how})" if worker.blame else how
+        log.error("%s, pid %d, %s", worker.spec.name, worker.child.pid, reason)
+        self._unreaped.append((worker, reason))
+
+    def _reap_dead(self) -> None:
+        """Releases the slots and pages of dead workers, tells the front end, starts them again."""
+        for worker, reason in list(self._unreaped):
+            held = [
+                slot
+                for slot in range(self._ledger.num_slots)
+                if self._ledger.word(slot).holder == worker.instance
+            ]
+            if self._ledger.reap(worker.instance) is not Outcome.DONE:
+                continue  # the lock is busy: in the next turn
+            self._unreaped.remove((worker, reason))
+            if not worker.is_ready and worker.incarnation == 1:
+                raise worker.start_error(reason)
+            self._front.send(WorkerDown(worker.spec.index, worker.instance, reason, tuple(held)))
+            self._restart(worker)
+
+    def _restart(self, worker: RunningWorker) -> None:
+        now = time.monotonic()
+        self._restarts = [t for t in self._restarts if now - t < RESTART_WINDOW] + [now]
+        if len(self._restarts) > MAX_RESTARTS:
+            raise EngineDead(
+                f"workers died {len(self._restarts)} times in {RESTART_WINDOW:.0f} s; giving up"
+            )
+        self._start_worker(worker.spec, worker.incarnation + 1)
+
+    def _watch_over(self) -> None:
+        pids = {worker.child.pid: worker for worker in self._workers.values()}
+        stuck = self._watch.lock_holder()
+        if stuck in pids:
+            pids[stuck].kill("held the ledger's lock for too long")
+        for index in self._watch.without_progress():
+            self._workers[index].kill(
+                f"made no progress for {self._server.watchdog_timeout:g} s (--watchdog-timeout)"
+            )
+        for worker in self._workers.values():
+            if not worker.is_ready and time.monotonic() - worker.started > START_SECONDS:
+                worker.kill(f"did not start within {START_SECONDS:.0f} s")
+        self._watch.sweep_and_audit()
+
+    # -- front end --------------------------------------------------------------------------------
+
+    def _hear_front(self) -> bool:
+        """False when it is gone or wants us to leave."""
+        for message, _ in self._front.receive():
+            if isinstance(message, Stop):
+                return False
+            if isinstance(message, Sweep):
+                self._ledger.sweep()
+        return not self._front.closed
+
+
+def main() -> None:
+    front = process.begin("keeper", die_with_parent=False)
+    try:
+        start, _ = process.expect(front)
+    except EOFError:
+        return
+    assert isinstance(start, Start), start
+    process.begin_work("keeper", start.server.log_level)
+    try:
+        Keeper(front, start.server).run()
+    except Exception as error:
+        log.error("%s", error)
+        front.send(process.failure(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The one-shot process that writes the weights into shared memory, once for all workers.
+
+    python -m pdrt.worker.loader        started by the keeper, never by hand
+
+It ends before the first worker starts, so that no writable mapping of the weights is left when the
+keeper seals them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pdrt._C import Memory
+from pdrt.messages import Load, Ready
+from pdrt.model.weights import load_weights
+from pdrt.worker import process
+
+
+def main() -> None:
+    keeper = process.begin("loader")
+    try:
+        load, fds = process.expect(keeper)
+    except EOFError:
+        return
+    assert isinstance(load, Load), load
+    process.begin_work("loader", load.server.log_level)
+    try:
+        memory = Memory.attach(fds[0], writable=True)
+        load_weights(Path(load.server.folder), load.server.dtype, memory)
+    except Exception as error:
+        keeper.send(process.failure(error))
+        raise SystemExit(1) from None
+    keeper.send(Ready())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A worker process: maps what the keeper made, then takes turns until its channels close.
+
+python -m pdrt.worker.main          started by the keeper, never by hand
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+from pdrt import _C
+from pdrt._C import Holder, Ledger, Memory
+from pdrt.messages import Ready, Work
+from pdrt.runner.runner import Runner
+from pdrt.sched.decode import DecodeScheduler
+from pdrt.sched.prefill import PrefillScheduler
+from pdrt.worker import process
+from pdrt.worker.channel import Channel
+from pdrt.worker.decode_worker import DecodePhase
+from pdrt.worker.prefill_worker import PrefillPhase
+from pdrt.worker.worker import Phase, Worker
+
+IDLE_SECONDS = 0.5  # an idle worker still beats, so that a stopped one is found
+STARVED_SECONDS = 0.002  # work that cannot run now: pages or the lock are others'
+
+
+def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
+    """The role's phases, in the order of a step's rows."""
+    limit = work.server.max_num_seqs
+    decode = DecodeScheduler(ledger, holder, limit)
+    prefill = PrefillScheduler(ledger, holder, limit)
+    if work.worker.role == "prefill":
+        return [PrefillPhase(prefill)]
+    if work.worker.role == "decode":
+        return [DecodePhase(decode)]
+    return [DecodePhase(decode), PrefillPhase(prefill, on_sealed=decode.tell)]
+
+
+def take_turns(worker: Worker, keeper: Channel, front: Channel) -> None:
+    """Returns when either channel has closed."""
+    timeout = 0.0
+    while True:
+        readable, _, _ = select.select(
+            [keeper, front], [front] if front.wants_write else [], [], timeout
+        )
+        if keeper in readable:
+            keeper.receive()
+        for message, _ in front.receive() if front in readable else ():
+            worker.hear(message)
+        if keeper.closed or front.closed:
+            return
+        reports, computed = worker.turn()
+        for report in reports:
+            front.send(report)
+        front.flush()
+        if computed or reports:
+            timeout = 0.0
+        else:
+            timeout = STARVED_SECONDS if worker.has_work else IDLE_SECONDS
+
+
+def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
+    """Maps weights, KV memory and ledger, and makes the worker and its channel to the front end."""
+    weights_fd, kv_fd, ledger_fd, front_fd = fds
+    server = work.server
+    _C.set_num_threads(work.worker.threads)
+    ledger = Ledger.attach(ledger_fd)
+    holder = ledger.holder(work.instance)
+    runner = Runner.create(
+        Path(server.folder),
+        server.dtype,
+        weights=Memory.attach(weights_fd, writable=False),
+        kv=Memory.attach(kv_fd, writable=True),
+        ledger=ledger,
+        threads=work.worker.threads,
+        on_layer=holder.beat,
+    )
+    for fd in fds[:3]:
+        os.close(fd)
+    phases = make_phases(work, ledger, holder)
+    worker = Worker(holder, runner, phases, server.max_num_batched_tokens, runner.eos_token_ids)
+    return worker, Channel.of_fd(front_fd)
+
+
+def main() -> None:
+    keeper = process.begin("worker")
+    try:
+        work, fds = process.expect(keeper)
+    except EOFError:
+        return
+    assert isinstance(work, Work), work
+    process.begin_work(work.worker.name, work.server.log_level)
+    try:
+        worker, front = make_worker(work, fds)
+    except Exception as error:
+        keeper.send(process.failure(error))
+        raise
+    keeper.send(Ready())
+    take_turns(worker, keeper, front)
+
+
+if __name__ == "__main__":
+    main()

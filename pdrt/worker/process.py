@@ -1,0 +1,136 @@
+"""How a child process of pdrt begins and is begun.
+
+A child is `python -m pdrt.worker.<module>` whose standard input is its channel to its parent, so it
+needs no arguments, no environment and no name to connect to. It dies with its parent: the kernel
+kills it (PR_SET_PDEATHSIG), and where that is too early or too late its channel is closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import setproctitle
+
+from pdrt import config, errors
+from pdrt.messages import Failed, Message
+from pdrt.worker.channel import Channel, pair
+
+PR_SET_PDEATHSIG = 1
+
+LEAVE_SECONDS = 5.0
+
+
+class Child:
+    """A child process, its pidfd and the channel to it. `spawn` makes it, `close` ends it."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.name = name
+        self.channel = channel
+        self._process = process
+        self.pidfd = os.pidfd_open(process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL; by pidfd, so that a reused pid is never meant."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended already
+
+    def reap(self) -> str:
+        """Waits for a process that has ended or is about to; how it ended, in words."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"exited with code {code}"
+        return f"was killed by {signal.Signals(-code).name}"
+
+    def leave(self) -> str:
+        """Closes the channel, which asks the child to end; kills it if it does not."""
+        if self.pidfd < 0:
+            return ""
+        self.channel.close()
+        select.select([self.pidfd], [], [], LEAVE_SECONDS)
+        return self.close()
+
+    def close(self) -> str:
+        """Kills it if it still runs, waits, and gives back its descriptors. Idempotent."""
+        if self.pidfd < 0:
+            return ""
+        self.kill()
+        how = self.reap()
+        self.channel.close()
+        os.close(self.pidfd)
+        self.pidfd = -1
+        return how
+
+
+def spawn(module: str, name: str, threads: int = 1, new_session: bool = False) -> Child:
+    """Starts `python -m module` with a channel as its standard input.
+
+    `new_session` keeps the terminal's Ctrl-C for the front end, which decides what it means.
+    """
+    ours, theirs = pair()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=theirs.fileno(),
+        stdout=2,  # our standard output belongs to the user's program
+        env=config.child_environment(threads),
+        start_new_session=new_session,
+    )
+    theirs.close()
+    return Child(name, process, ours)
+
+
+def begin(name: str, die_with_parent: bool = True) -> Channel:
+    """First call of a child: its name for `ps`, its channel, its ties to the parent."""
+    setproctitle.setproctitle(f"pdrt: {name}")
+    if die_with_parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    channel = Channel.of_fd(os.dup(0))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return channel
+
+
+def begin_work(name: str, level: str) -> None:
+    """Once a child knows what it is: its name in `ps`, its log on standard error."""
+    setproctitle.setproctitle(f"pdrt: {name}")
+    logging.basicConfig(
+        level=level.upper(), format=f"%(levelname)s pdrt {name}: %(message)s", force=True
+    )
+
+
+def expect(channel: Channel) -> tuple[Message, list[int]]:
+    """Blocks for one frame.
+
+    Raises:
+        EOFError: the parent is gone.
+    """
+    while not channel.closed:
+        select.select([channel], [], [])
+        for message, fds in channel.receive()[:1]:
+            return message, fds
+    raise EOFError("the parent process is gone")
+
+
+def failure(error: BaseException) -> Failed:
+    """An exception as a frame; what is not ours becomes an EngineDead with its type in the text."""
+    if isinstance(error, errors.PdrtError):
+        return Failed(type(error).__name__, str(error))
+    return Failed("EngineDead", f"{type(error).__name__}: {error}")
+
+
+def as_error(frame: Failed) -> errors.PdrtError:
+    """The exception that a frame stands for."""
+    kind = getattr(errors, frame.error, errors.EngineDead)
+    assert issubclass(kind, errors.PdrtError), frame.error
+    return kind(frame.message)
