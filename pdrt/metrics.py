@@ -193,9 +193,10 @@ class RequestHistory:
             ),
         }
 
-    def started(self, num_prompt_tokens: int) -> None:
-        """A request gave its first token."""
+    def started(self, num_prompt_tokens: int, seconds: float) -> None:
+        """A request gave its first token, `seconds` after its arrival."""
         self._prompt_tokens.inc(num_prompt_tokens)
+        self._first.observe(seconds)
 
     def tokens(self, count: int, gap: float | None) -> None:
         """`count` output tokens arrived together, `gap` seconds after the ones before, if any.
@@ -203,24 +204,24 @@ class RequestHistory:
         Tokens that arrive together have no gap between them.
         """
         self._tokens.inc(count)
-        if gap is not None and count:
+        if gap is not None:
             self._gap.observe(gap)
         for _ in range(count - 1):
             self._gap.observe(0.0)
 
-    def finished(self, reason: str, metrics: RequestMetrics | None) -> None:
-        """A request ended: "stop", "length", "abort" or "error". No metrics: it had no output."""
+    def finished(self, reason: str, metrics: RequestMetrics | None, now: float) -> None:
+        """A request ended: "stop", "length", "abort" or "error". No metrics: it had no output.
+
+        Its latencies count where it ran to its end.
+        """
         self._success.labels(self._model_name, reason).inc()
-        if metrics is None:
+        if metrics is None or reason not in ("stop", "length"):
             return
+        self._total.observe(now - metrics.arrival_time)
         for name, histogram in self._parts.items():
             seconds = getattr(metrics, name)
             if seconds is not None:
                 histogram.observe(seconds)
-        if metrics.first_token_time is not None:
-            self._first.observe(metrics.first_token_time - metrics.arrival_time)
-        if metrics.finished_time is not None:
-            self._total.observe(metrics.finished_time - metrics.arrival_time)
 
 
 class Metrics:

@@ -1,0 +1,65 @@
+"""`python -m pdrt.serve`: flags, socket, engine, one warm-up request, then HTTP until a signal.
+
+Whatever a user can put right ends in one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+
+import msgspec
+from setproctitle import setproctitle
+
+from pdrt.engine import Engine
+from pdrt.errors import PdrtError
+from pdrt.request import SamplingParams
+from pdrt.serve.app import Server, create_app
+from pdrt.serve.flags import CommandLine, parse
+from pdrt.serve.server import listen, serve, url_of
+from pdrt.serve.summary import summary
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    line = parse()
+    setproctitle("pdrt: front end")
+    logging.basicConfig(
+        level=line.engine.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    try:
+        listener = listen(line.server.host, line.server.port, line.server.send_timeout)
+        return _run(line, listener)
+    except PdrtError as error:
+        print(f"pdrt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(line: CommandLine, listener: socket.socket) -> int:
+    with listener, Engine(**msgspec.structs.asdict(line.engine)) as engine:
+        facts = engine.startup_summary()
+        name = line.server.served_model_name or str(facts["model"])
+        server = Server(engine, name)
+        app = create_app(server)
+        seconds = _warm_up(engine)
+        print(summary(facts, name, url_of(listener), seconds), flush=True)
+        return asyncio.run(serve(app, listener, server.lifecycle, line.engine.shutdown_timeout))
+
+
+def _warm_up(engine: Engine) -> float:
+    """One short request through both phases; returns its seconds."""
+    begin = time.monotonic()
+    engine.generate("Hello", SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True))
+    return time.monotonic() - begin
+
+
+if __name__ == "__main__":
+    sys.exit(main())

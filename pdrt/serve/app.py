@@ -1,0 +1,148 @@
+"""The routes: thin, each says what it takes and gives, and leaves the work to its neighbours."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import pdrt
+from pdrt.engine import Engine
+from pdrt.errors import PdrtError
+from pdrt.metrics import Metrics
+from pdrt.serve.errors import UnknownModel, Unready, answer_error
+from pdrt.serve.formats import ChatFormat, CompletionFormat, Format, Head
+from pdrt.serve.generation import Job, outputs
+from pdrt.serve.lifecycle import ClientGone, Lifecycle
+from pdrt.serve.limits import BodyLimit, RequestId
+from pdrt.serve.schemas import ChatBody, CompletionBody, GenerationBody, StreamOptions
+from pdrt.serve.streaming import EventStream, Work, whole_answer
+
+
+@dataclass
+class Server:
+    """What all routes share."""
+
+    engine: Engine
+    model_name: str
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.engine.metrics, self.model_name)
+
+    def check_model(self, name: str | None) -> None:
+        if name not in (None, self.model_name):
+            raise UnknownModel(
+                f"model {name[:200]!r} is not served here; this is {self.model_name!r}", "model"
+            )
+
+    def unready_reason(self) -> str | None:
+        """Why no request can be served now, or None."""
+        if self.lifecycle.draining:
+            return "the server is shutting down"
+        health = self.engine.health()
+        return None if health.ready else health.reason
+
+    async def answer(
+        self, body: GenerationBody, job: Job, form: Format, request: Request
+    ) -> Response:
+        work = Work(
+            lifecycle=self.lifecycle,
+            start=lambda: outputs(self.engine, self.metrics.requests, job),
+            format=form,
+            num_choices=len(job.prompts),
+        )
+        if body.stream:
+            return EventStream(work, body.stream_options or StreamOptions())
+        return await whole_answer(work, request.receive)
+
+
+def create_app(server: Server) -> FastAPI:
+    """The ASGI app. Its pages of docs are off, as they would load scripts from elsewhere."""
+    app = FastAPI(title="pdrt", version=pdrt.__version__, docs_url=None, redoc_url=None)
+    for kind in (PdrtError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)
+    app.add_exception_handler(ClientGone, _nobody_reads)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(RequestId)
+    _add_generation(app, server)
+    _add_information(app, server)
+    return app
+
+
+def _add_generation(app: FastAPI, server: Server) -> None:
+    tokenizer = server.engine.tokenizer
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        server.check_model(body.model)
+        body.check()
+        form = CompletionFormat(
+            Head("cmpl", server.model_name), tokenizer.decode, bool(body.return_token_ids)
+        )
+        return await server.answer(body, Job(body.prompts(), body.sampling_params()), form, request)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatBody, request: Request) -> Response:
+        server.check_model(body.model)
+        body.check()
+        prompt = server.engine.encode_chat([message.plain() for message in body.messages])
+        form = ChatFormat(
+            Head("chatcmpl", server.model_name), tokenizer.decode, bool(body.return_token_ids)
+        )
+        return await server.answer(body, Job([prompt], body.sampling_params()), form, request)
+
+
+def _add_information(app: FastAPI, server: Server) -> None:
+    @app.get("/v1/models")
+    async def models() -> Response:
+        card = {
+            "id": server.model_name,
+            "object": "model",
+            "created": server.started,
+            "owned_by": "pdrt",
+            "max_model_len": server.engine.limits.max_model_len,
+        }
+        return _json({"object": "list", "data": [card]})
+
+    @app.get("/live")
+    async def live() -> Response:
+        """The process works; 200 also while it drains. 503: only a restart can help."""
+        health = server.engine.health()
+        if not health.live:
+            raise Unready(str(health.reason))
+        return _json({"status": "ok"})
+
+    @app.get("/health")
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Requests are served: every phase has a worker, and work that waits makes progress."""
+        reason = server.unready_reason()
+        if reason is not None:
+            raise Unready(reason)
+        return _json({"status": "ok"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        headers = {"content-type": CONTENT_TYPE_LATEST}
+        return Response(generate_latest(server.metrics.registry), headers=headers)
+
+    @app.get("/version")
+    async def version() -> Response:
+        return _json({"version": pdrt.__version__})
+
+
+def _json(body: object) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def _nobody_reads(request: Request, error: Exception) -> Response:
+    """The client left: uvicorn drops whatever is sent. 499 is what proxies log for it."""
+    return Response(status_code=499)

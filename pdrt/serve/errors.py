@@ -1,0 +1,158 @@
+"""Every error as OpenAI clients read it: {"error": {"message", "type", "param", "code"}}.
+
+400  the request is wrong, whatever FastAPI, pydantic or pdrt calls it
+404  unknown model or route        405  wrong method        413  body too large
+503  queue full, draining, engine gone; with Retry-After, which the clients honour
+500  our own mistake: logged in full, told in one fixed sentence, as details help attackers
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pdrt.errors import EngineDead, InvalidRequest, Overloaded, PdrtError
+
+log = logging.getLogger(__name__)
+
+_SHAPES = {
+    "prompt": "give text, a list of texts, a list of token ids or a list of such lists",
+    "stop": "give a text or a list of texts",
+    "content": 'give text or a list of parts {"type": "text", "text": ...}',
+}
+
+
+class UnknownModel(InvalidRequest):
+    """The request names a model that is not served."""
+
+
+class Draining(Overloaded):
+    """The server is shutting down."""
+
+
+class Unready(Overloaded):
+    """Asked by a health probe while the server cannot serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a client is told about an error."""
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": error})
+
+    def response(self) -> Response:
+        return Response(
+            self.body(), self.status, headers=self.headers, media_type="application/json"
+        )
+
+
+INTERNAL = Problem(
+    500,
+    "the server made a mistake; its log has the details under the X-Request-Id of this answer",
+    "server_error",
+    code="internal_error",
+)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer to an error; what is not known here is logged and becomes a 500."""
+    match error:
+        case UnknownModel():
+            return Problem(404, str(error), param=error.param, code="model_not_found")
+        case InvalidRequest():
+            return Problem(400, str(error), param=error.param)
+        case Overloaded():
+            return _unavailable(error, "overloaded")
+        case EngineDead():
+            return _unavailable(error, "engine_dead")
+        case PdrtError():
+            return Problem(500, str(error), "server_error", code="request_failed")
+        case RequestValidationError():
+            return _of_validation(error.errors())
+        case HTTPException():
+            return Problem(error.status_code, str(error.detail), headers=error.headers or {})
+    log.error("unexpected error", exc_info=error)
+    return INTERNAL
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The app's handler of all exceptions."""
+    if isinstance(error, HTTPException):
+        return _of_routing(request, error).response()
+    return problem_of(error).response()
+
+
+def _unavailable(error: Exception, code: str) -> Problem:
+    headers = {"retry-after": "1"}
+    if isinstance(error, Draining):
+        headers["connection"] = "close"
+    return Problem(503, str(error), "server_error", code=code, headers=headers)
+
+
+def _of_routing(request: Request, error: HTTPException) -> Problem:
+    """Words for what Starlette and FastAPI raise by themselves."""
+    headers = error.headers or {}
+    place = f"{request.method} {request.url.path[:200]!r}"
+    if error.status_code == 404:
+        return Problem(404, f"there is no {place}; /openapi.json lists the routes", code="no_route")
+    if error.status_code == 405:
+        message = f"{place} is not allowed; use {headers.get('Allow', 'another method')}"
+        return Problem(405, message, code="wrong_method", headers=headers)
+    if error.status_code == 400:
+        return Problem(400, "the body is not JSON in UTF-8, or is nested too deeply")
+    return problem_of(error)
+
+
+def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
+    """One sentence about the first wrong field. Unions report one error for each alternative."""
+    first = errors[0]
+    place = first["loc"]
+    assert isinstance(place, tuple)
+    if first["type"] == "json_invalid":
+        return Problem(400, f"the body is not JSON: {first['ctx']['error']} at byte {place[-1]}")  # type: ignore[index]
+    if len(place) == 1:
+        return Problem(400, "give a JSON object as the body, with Content-Type: application/json")
+    name, leaf = _field(place[1:])
+    if first["type"] == "missing":
+        return Problem(400, f"{name} is missing", param=name)
+    reasons = [str(e["msg"]) for e in errors if e["type"] == "value_error"]
+    advice = reasons[0].removeprefix("Value error, ") if reasons else _SHAPES.get(leaf)
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    message = f"{name}={shown} is not accepted; {advice or str(first['msg']).lower()}"
+    return Problem(400, message, param=name)
+
+
+def _field(place: Sequence[str | int]) -> tuple[str, str]:
+    """("messages", 0, "content", "str") -> ("messages[0].content", "content")."""
+    path = leaf = ""
+    for part in place:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            continue
+        leaf = part
+        path += f".{part}" if path else part
+        if part in _SHAPES:
+            break  # what follows names an alternative of a union
+    return path, leaf

@@ -1,0 +1,123 @@
+"""Answers whose work is done while they are sent: server-sent events, and one JSON object.
+
+    data: {chunk}     one for each step that gave tokens; the first is sent when a token exists
+    data: {usage}     if asked for
+    data: {error}     instead, if something fails after the 200
+    data: [DONE]      always last
+
+Until the first output there is no status line, so errors up to then have a status of their own. A
+slow reader holds back `send` (uvicorn pauses at 64 KiB, the kernel at its socket buffer), and with
+it the engine's iterator, which coalesces; the kernel closes a connection that is not read for
+--send-timeout, which looks like any client that leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from pdrt.request import RequestOutput
+from pdrt.serve.errors import problem_of
+from pdrt.serve.formats import Choice, Format, Json, usage
+from pdrt.serve.lifecycle import ClientGone, Lifecycle
+from pdrt.serve.schemas import StreamOptions
+
+DONE = b"data: [DONE]\n\n"
+Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An answer to be: how to start generating, and how to write what comes."""
+
+    lifecycle: Lifecycle
+    start: Callable[[], Outputs]
+    format: Format
+    num_choices: int
+
+
+def event(payload: bytes) -> bytes:
+    """One server-sent event. JSON has no raw newlines, so one data line holds it."""
+    return b"data: " + payload + b"\n\n"
+
+
+async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, None]:
+    """The events of a stream but for [DONE]."""
+    choices = [Choice(i) for i in range(work.num_choices)]
+    include_usage = bool(options.include_usage)
+    continuous = include_usage and bool(options.continuous_usage_stats)
+
+    def counts() -> Json:
+        return usage(c.output for c in choices if c.output is not None)
+
+    async with aclosing(work.start()) as outputs:
+        async for index, output in outputs:
+            delta = choices[index].advance(output)
+            if delta.is_empty:
+                continue
+            chunk = work.format.chunk(delta)
+            if include_usage:
+                chunk["usage"] = counts() if continuous else None
+            yield event(msgspec.json.encode(chunk))
+    if include_usage:
+        yield event(msgspec.json.encode({**work.format.last(), "usage": counts()}))
+
+
+class EventStream(Response):
+    """Sends `events` while they are made."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, work: Work, options: StreamOptions) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._work = work
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        try:
+            async with (
+                self._work.lifecycle.request(receive),
+                aclosing(events(self._work, self._options)) as stream,
+            ):
+                async for data in stream:
+                    if not started:
+                        started = True
+                        await send(self._start())
+                    await send(_part(data))
+        except ClientGone:
+            return
+        except Exception as error:
+            if not started:
+                raise
+            await send(_part(event(problem_of(error).body())))
+        await send(_part(DONE, more=False))
+
+    def _start(self) -> Message:
+        return {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+
+
+def _part(data: bytes, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def whole_answer(work: Work, receive: Receive) -> Response:
+    """Runs to the end, unless the client leaves first, and answers with one object."""
+    last: dict[int, RequestOutput] = {}
+    async with work.lifecycle.request(receive), aclosing(work.start()) as outputs:
+        async for index, output in outputs:
+            last[index] = output
+    finished = [last[index] for index in range(work.num_choices)]
+    deltas = [Choice(index).advance(output) for index, output in enumerate(finished)]
+    body = {**work.format.answer(deltas), "usage": usage(finished)}
+    return Response(msgspec.json.encode(body), media_type="application/json")
