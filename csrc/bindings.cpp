@@ -21,6 +21,7 @@ void translate_system_error(std::exception_ptr pending) {
 
 PYBIND11_MODULE(PDRT_MODULE, m) {
   py::register_local_exception_translator(translate_system_error);
+  pdrt::bind_ledger(m);
   pdrt::bind_page_memory(m);
   pdrt::bind_cpu_kernels(m);
 }

@@ -3,8 +3,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include "check.h"
+
 namespace pdrt {
 
+void bind_ledger(pybind11::module_& m);
 void bind_page_memory(pybind11::module_& m);
 void bind_cpu_kernels(pybind11::module_& m);
 

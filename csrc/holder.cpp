@@ -1,0 +1,194 @@
+#include "holder.h"
+
+namespace pdrt {
+
+Holder::Holder(std::shared_ptr<Ledger> ledger, uint32_t instance)
+    : ledger_(std::move(ledger)),
+      m_(ledger_->memory()),
+      geometry_(ledger_->geometry()),
+      me_(instance) {
+  PDRT_CHECK(instance >= NUM_WORKERS && instance <= MAX_INSTANCE, "instance is ", instance,
+             "; give incarnation << 8 | worker index, with an incarnation of 1 to 65535");
+}
+
+uint64_t Holder::launch() {
+  PDRT_CHECK(launched_ < MAX_STEP, "instance ", me_, " has launched its last step, ", MAX_STEP);
+  put(m_.header->workers[me_ % NUM_WORKERS].launched, ++launched_);
+  return launched_;
+}
+
+void Holder::beat() {
+  auto& progress = m_.header->workers[me_ % NUM_WORKERS].progress;
+  put(progress, progress.load(std::memory_order_relaxed) + 1);
+}
+
+std::vector<uint32_t> Holder::marked() const {
+  std::vector<uint32_t> slots;
+  for (uint32_t slot = 0; slot < geometry_.num_slots; ++slot) {
+    if (word(slot).held_by(me_) && word(slot).marked()) slots.push_back(slot);
+  }
+  return slots;
+}
+
+// -- prefill
+// ------------------------------------------------------------------------------------------
+
+Outcome Holder::admit(uint32_t slot, uint32_t generation) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  const SlotWord seen = word(slot);
+  if (seen.phase != Phase::QUEUED || seen.generation != generation || seen.abort) {
+    return Outcome::STALE;
+  }
+  if (!section->is_oldest_queued(slot)) return Outcome::NOT_OLDEST;
+  const uint32_t num_tokens = section->num_tokens(slot);
+  const std::span<const uint32_t> hits =
+      section->find_hits(slot, (num_tokens - 1) / geometry_.page_size);
+  const uint32_t room = std::min(num_tokens + 1, section->full(slot));
+  const uint32_t need = geometry_.pages_of(room) - static_cast<uint32_t>(hits.size());
+  // Own hits are pinned first; one page for each decoding request is left, else it would take back
+  // by preemption what was just given.
+  const uint32_t available =
+      section->free.count() + section->cached.count() - section->num_cached(hits);
+  if (available < need + section->num_decoding()) return Outcome::NO_PAGES;
+  section->pin(hits);
+  while (section->free.count() < need) section->evict_oldest();
+  section->set_word(slot, Phase::PREFILLING, me_);
+  section->list_hits(slot, hits);
+  section->list_free(slot, need);
+
+  SlotRecord& record = m_.slots[slot];
+  const uint32_t num_cached = static_cast<uint32_t>(hits.size()) * geometry_.page_size;
+  put(record.num_computed, num_cached);
+  put(record.num_cached, num_cached);
+  put(record.goal, num_tokens);
+  section->pass(slot, Point::ADMITTED);
+  Counters& counters = m_.header->counters;
+  section->count(counters.admitted);
+  section->count(counters.prefix_queried_tokens, num_tokens);
+  section->count(counters.prefix_hit_tokens, num_cached);
+  return Outcome::DONE;
+}
+
+Outcome Holder::seal(uint32_t slot) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  const SlotWord seen = word(slot);
+  const uint32_t goal = get(m_.slots[slot].goal);
+  // The first token was read, so all prefill steps of the slot were; no decode step runs before the
+  // seal.
+  const bool computed =
+      get(m_.slots[slot].num_computed) == goal && section->num_tokens(slot) == goal + 1;
+  if (!seen.held_by(me_) || seen.phase != Phase::PREFILLING || seen.abort || is_finished(slot) ||
+      !computed) {
+    return Outcome::STALE;
+  }
+  if (section->derived.num_sealed >= geometry_.sealed_bound) return Outcome::FULL;
+  section->pass(slot, Point::SEALED);
+  section->set_word(slot, Phase::SEALED, NOBODY);
+  put(section->derived.num_sealed, section->derived.num_sealed + 1);
+  return Outcome::DONE;
+}
+
+// -- decode
+// -------------------------------------------------------------------------------------------
+
+Outcome Holder::take(uint32_t slot, uint32_t generation) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  const SlotWord seen = word(slot);
+  if (seen.phase != Phase::SEALED || seen.generation != generation || seen.abort) {
+    return Outcome::STALE;
+  }
+  if (!section->list_is_current(slot)) {  // fail closed: compute it again
+    section->take_back(slot, me_);
+    return Outcome::STALE;
+  }
+  section->set_word(slot, Phase::DECODING, me_);
+  put(section->derived.num_sealed, section->derived.num_sealed - 1);
+  put(m_.slots[slot].num_computed, section->num_tokens(slot) - 1);
+  section->pass(slot, Point::TAKEN);
+  section->count(m_.header->counters.handed_off);
+  return Outcome::DONE;
+}
+
+Outcome Holder::grow(uint32_t slot, uint32_t num_tokens, bool speculative) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  const SlotWord seen = word(slot);
+  if (!seen.held_by(me_) || seen.phase != Phase::DECODING || seen.abort) return Outcome::STALE;
+  while (get(m_.slots[slot].num_pages) < geometry_.pages_of(num_tokens)) {
+    const Outcome found = find_page(*section, slot, speculative);
+    if (found != Outcome::DONE) return found;
+    section->list_free(slot, 1);
+  }
+  return Outcome::DONE;
+}
+
+Outcome Holder::find_page(LedgerState& state, uint32_t slot, bool speculative) {
+  if (state.free.count() == 0 && state.cached.count() > 0) state.evict_oldest();
+  if (state.free.count() > 0) return Outcome::DONE;
+  // A request that may just be ending takes nothing from another.
+  return speculative ? Outcome::NO_PAGES : make_room(state, slot);
+}
+
+Outcome Holder::make_room(LedgerState& state, uint32_t slot) {
+  const std::optional<uint32_t> victim = state.find_victim();
+  if (!victim) return Outcome::NO_PAGES;
+  const SlotWord seen = word(*victim);
+  if (seen.phase == Phase::SEALED) {
+    state.take_back(*victim, me_);
+    state.count(m_.header->counters.preempted);
+  } else if (seen.holder == me_) {
+    requeue(state, *victim);
+  } else {
+    state.mark_victim(*victim);
+  }
+  return *victim == slot ? Outcome::LET_GO : Outcome::PREEMPTED;
+}
+
+void Holder::requeue(LedgerState& state, uint32_t slot) {
+  state.put_back(slot, tag(), read_);
+  state.count(m_.header->counters.preempted);
+}
+
+// -- both
+// ---------------------------------------------------------------------------------------------
+
+Outcome Holder::let_go(uint32_t slot) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  const SlotWord seen = word(slot);
+  if (!seen.held_by(me_) || !seen.victim || seen.abort) return Outcome::STALE;
+  if (section->is_oldest(slot)) {  // an old mark: others have left since
+    section->set_word(slot, seen.phase, me_);
+    return Outcome::STALE;
+  }
+  requeue(*section, slot);
+  return Outcome::DONE;
+}
+
+Outcome Holder::finish(uint32_t slot) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  if (!word(slot).held_by(me_) || !is_finished(slot)) return Outcome::STALE;
+  section->put_back(slot, tag(), read_);
+  return Outcome::DONE;
+}
+
+Outcome Holder::abort(uint32_t slot) {
+  ledger_->check_slot(slot);
+  Section section(*ledger_);
+  if (!section) return Outcome::BUSY;
+  if (!word(slot).held_by(me_) || !word(slot).abort) return Outcome::STALE;
+  section->put_back(slot, tag(), read_);
+  return Outcome::DONE;
+}
+
+}  // namespace pdrt

@@ -1,0 +1,70 @@
+// What one worker instance does to the ledger; the class Holder of pdrt/_C.pyi.
+//
+// Two steps may be in flight, in order on one stream. Launched is not computed: tokens, lengths,
+// full pages and computed counts change when a step is READ, in launch order. A row counts when its
+// slot still has this holder and generation and its length word does not say finished. Every step
+// is read, also one whose rows were all dropped. A page that leaves a slot is tagged with the last
+// launched step, which may still write it, and is free when that step was read.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ledger.h"
+
+namespace pdrt {
+
+// What a step did to one slot.
+struct Row {
+  uint32_t slot, generation;
+  uint32_t num_computed;  // after the step
+  int32_t token;          // NO_TOKEN while the prompt has more chunks
+  float logprob;
+  FinishReason reason;  // of the request that this token ends
+};
+inline constexpr int32_t NO_TOKEN = -1;
+
+class Holder {
+ public:
+  Holder(std::shared_ptr<Ledger> ledger, uint32_t instance);
+
+  uint32_t instance() const { return me_; }
+  uint64_t launched() const { return launched_; }
+  uint64_t read() const { return read_; }
+
+  uint64_t launch();
+  void beat();
+  std::vector<uint32_t> marked() const;
+
+  Outcome admit(uint32_t slot, uint32_t generation);
+  // Which rows counted; nothing when the lock's deadline passed and nothing was done.
+  std::optional<std::vector<bool>> boundary(uint64_t step, std::span<const Row> rows);
+  Outcome seal(uint32_t slot);
+  Outcome take(uint32_t slot, uint32_t generation);
+  Outcome grow(uint32_t slot, uint32_t num_tokens, bool speculative);
+  Outcome let_go(uint32_t slot);
+  Outcome finish(uint32_t slot);
+  Outcome abort(uint32_t slot);
+
+ private:
+  SlotWord word(uint32_t slot) const { return m_.slot_words[slot].get(); }
+  bool is_finished(uint32_t slot) const { return m_.lengths[slot].get().finished(); }
+  Tag tag() const { return {.instance = me_, .step = launched_}; }
+  bool counts(const Row& row) const;
+  void check_step(uint64_t step) const;
+  void check_row(const Row& row) const;
+  void commit(LedgerState& state, const Row& row);
+  Outcome find_page(LedgerState& state, uint32_t slot, bool speculative);
+  Outcome make_room(LedgerState& state, uint32_t slot);
+  void requeue(LedgerState& state, uint32_t slot);
+
+  std::shared_ptr<Ledger> ledger_;
+  const LedgerMemory& m_;
+  const Geometry& geometry_;
+  uint32_t me_;
+  uint64_t launched_ = 0, read_ = 0;
+};
+
+}  // namespace pdrt

@@ -1,0 +1,13 @@
+// The ledger's Python types; bind_ledger calls these in order.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "check.h"
+
+namespace pdrt {
+
+void bind_ledger_values(pybind11::module_& m);
+void bind_holder(pybind11::module_& m);
+
+}  // namespace pdrt

@@ -1,0 +1,69 @@
+#include "robust_lock.h"
+
+#include <linux/futex.h>
+#include <time.h>
+
+#include <cerrno>
+
+#include "shared_write.h"
+
+#ifndef __GLIBC__
+#error \
+    "the owner of a mutex is read from glibc's pthread_mutex_t; teach RobustLock::state this C library"
+#endif
+
+namespace pdrt {
+namespace {
+
+void must(int code, const char* what) {
+  if (code != 0) throw_os_error(code, what);
+}
+
+timespec deadline_in(uint32_t timeout_ms) {
+  timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  at.tv_sec += timeout_ms / 1000;
+  at.tv_nsec += timeout_ms % 1000 * 1'000'000L;
+  if (at.tv_nsec >= 1'000'000'000L) at.tv_sec += 1, at.tv_nsec -= 1'000'000'000L;
+  return at;
+}
+
+}  // namespace
+
+void RobustLock::init() {
+  pthread_mutexattr_t attributes;
+  must(pthread_mutexattr_init(&attributes), "pthread_mutexattr_init");
+  must(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED), "setpshared");
+  must(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST), "setrobust");
+  must(pthread_mutex_init(&mutex_, &attributes), "pthread_mutex_init");
+  pthread_mutexattr_destroy(&attributes);
+}
+
+RobustLock::Taken RobustLock::take(uint32_t timeout_ms) {
+  int code = pthread_mutex_trylock(&mutex_);
+  if (code == EBUSY) {
+    const timespec deadline = deadline_in(timeout_ms);
+    code = pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &deadline);
+  }
+  if (code == ETIMEDOUT) return Taken::NO;
+  if (code == ENOTRECOVERABLE) {
+    throw_os_error(code,
+                   "the ledger's lock was released without repair after a death and can never be "
+                   "taken again; restart the server");
+  }
+  if (code != 0 && code != EOWNERDEAD) throw_os_error(code, "cannot take the ledger's lock");
+  put(acquisition_, acquisition_.load(std::memory_order_relaxed) + 1);
+  return code == EOWNERDEAD ? Taken::AFTER_A_DEATH : Taken::YES;
+}
+
+void RobustLock::mark_consistent() { pthread_mutex_consistent(&mutex_); }
+
+void RobustLock::release() { pthread_mutex_unlock(&mutex_); }
+
+LockState RobustLock::state() const {
+  // The futex word of a robust mutex holds the owner's thread id beside two flags (futex(2)).
+  const int word = __atomic_load_n(&mutex_.__data.__lock, __ATOMIC_ACQUIRE);
+  return {.owner = word & FUTEX_TID_MASK, .acquisition = get(acquisition_)};
+}
+
+}  // namespace pdrt
