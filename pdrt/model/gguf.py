@@ -102,17 +102,21 @@ def convert(path: Path, folder: Path) -> None:
     names = {hf_name(name, path): name for name in file.tensors}
     shapes = {hf: tuple(reversed(file.tensors[name].shape.tolist())) for hf, name in names.items()}
     num_bytes = sum(4 * math.prod(shape) for shape in shapes.values())
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise ModelError(
-            f"{path} needs {num_bytes / 1e6:.0f} MB in float32, and {folder} has {free / 1e6:.0f} MB"
-            " free; make room, or set XDG_CACHE_HOME to another disk"
-        )
+    _require_room(folder, num_bytes)
     tell(f"converting {path.name} to float32, {num_bytes / 1e6:.0f} MB (once)")
     _write_json(folder / "config.json", config(file))
     _write_json(folder / "generation_config.json", generation_config(file))
     write_tokenizer(file.get, folder)
     write_float32(folder / "model.safetensors", shapes, lambda hf: _in_hf_order(file, names[hf]))
+
+
+def _require_room(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise ModelError(
+            f"{folder} has {free / 1e6:.0f} MB free and the float32 weights need "
+            f"{num_bytes / 1e6:.0f} MB; make room, or set XDG_CACHE_HOME to another disk"
+        )
 
 
 def config(file: GGUFFile) -> dict[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from pdrt._C import Memory
 from pdrt.model.checkpoint import locate, read_spec
@@ -51,7 +52,7 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
 
 def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:
     """All tensors of the model as views of `memory`, which they keep mapped."""
-    buffer: Tensor = torch.from_dlpack(memory)  # [num_bytes] uint8
+    buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
     dtype = TORCH_DTYPE[layout.dtype]
     views = {}
     for name, (offset, shape) in layout.entries.items():

@@ -1,0 +1,159 @@
+"""The forward pass of any decoder that a ModelSpec describes, over paged KV.
+
+    residual = embedding
+    each layer, sequential:  residual += attention(norm(residual)); residual += mlp(norm(residual))
+    or parallel:             x = norm(residual); residual += attention(x) + mlp(x)
+    logits = head(norm(residual))
+
+The norm kernels add to the residual in place: each sum above is done by the norm that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pdrt.model.batch import Batch
+from pdrt.model.spec import ModelSpec
+
+
+class Kernels(Protocol):
+    """A backend: a module in pdrt.kernels, where the shapes are documented."""
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        kv_layer: Tensor,
+        page_table: Tensor,
+        cu_seqlens_q: Tensor,
+        seq_lens: Tensor,
+        scale: float,
+    ) -> Tensor: ...
+
+    def rope_kv_write(
+        self,
+        qkv: Tensor,
+        kv_layer: Tensor,
+        slot_mapping: Tensor,
+        positions: Tensor,
+        cos_sin: Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+    ) -> Tensor: ...
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+    ) -> Tensor: ...
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+    ) -> Tensor: ...
+
+    def silu_and_mul(self, x: Tensor) -> Tensor: ...
+
+    def gelu_tanh(self, x: Tensor) -> Tensor: ...
+
+
+class Decoder:
+    """One model: a spec, its weights (by the names of pdrt.model.spec) and a kernel backend."""
+
+    def __init__(self, spec: ModelSpec, weights: Mapping[str, Tensor], kernels: Kernels) -> None:
+        self._spec = spec
+        self._kernels = kernels
+        self._weights = weights
+        self._layers = [_part(weights, f"layers.{i}.") for i in range(spec.num_layers)]
+        self._cos_sin = rotary_table(spec)
+        self._scale = spec.head_dim**-0.5
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, kv_pool: Tensor, on_layer: Callable[[], None]) -> Tensor:
+        """Computes a step: writes the KV of its tokens, reads that of all before.
+
+        Args:
+            kv_pool: [num_pages + 1, num_layers, 2, num_kv_heads, page_size, head_dim].
+            on_layer: called after each layer; says that the step goes on.
+
+        Returns:
+            [num_sampled, hidden_size], normed, for `logits`.
+        """
+        residual = F.embedding(batch.input_ids, self._weights["embedding.weight"])
+        update: Tensor | None = None
+        for index, weights in enumerate(self._layers):
+            x = self._norm(weights, "attention_norm", residual, update)
+            update = self._attention(weights, x, batch, kv_pool[:, index])
+            if not self._spec.parallel:
+                x = self._norm(weights, "mlp_norm", residual, update)
+                update = self._mlp(weights, x)
+            else:
+                update += self._mlp(weights, x)
+            on_layer()
+        assert update is not None
+        last = batch.sampled
+        return self._norm(self._weights, "final_norm", residual[last], update[last])
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, hidden_size] -> [n, vocab_size] float32."""
+        head = "embedding" if self._spec.tied_embeddings else "head"
+        return F.linear(
+            hidden, self._weights[f"{head}.weight"], self._weights.get("head.bias")
+        ).float()
+
+    def _attention(
+        self, weights: Mapping[str, Tensor], x: Tensor, batch: Batch, kv_layer: Tensor
+    ) -> Tensor:
+        spec = self._spec
+        query = self._kernels.rope_kv_write(
+            _linear(weights, "qkv", x),
+            kv_layer,
+            batch.slot_mapping,
+            batch.positions,
+            self._cos_sin,
+            spec.num_heads,
+            spec.num_kv_heads,
+        )
+        out = self._kernels.paged_attention(
+            query, kv_layer, batch.page_table, batch.cu_seqlens_q, batch.seq_lens, self._scale
+        )
+        return _linear(weights, "attention_out", out.flatten(1))
+
+    def _mlp(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        if self._spec.activation == "silu_gated":
+            inner = self._kernels.silu_and_mul(_linear(weights, "gate_up", x))
+        else:
+            inner = self._kernels.gelu_tanh(_linear(weights, "up", x))
+        return _linear(weights, "down", inner)
+
+    def _norm(
+        self, weights: Mapping[str, Tensor], name: str, residual: Tensor, update: Tensor | None
+    ) -> Tensor:
+        """The norm of residual + update; the sum is left in `residual`."""
+        x, onto = (residual, None) if update is None else (update, residual)
+        weight, eps = weights[f"{name}.weight"], self._spec.norm_eps
+        if self._spec.norm == "rms":
+            return self._kernels.rms_norm(x, weight, eps, onto)
+        return self._kernels.layer_norm(x, weight, weights[f"{name}.bias"], eps, onto)
+
+
+def rotary_table(spec: ModelSpec) -> Tensor:
+    """[max_position_embeddings, rotary_dim] float32: cos of each pair's angle, then sin of it.
+
+    Pair i of a head turns by position * theta^(-2i / rotary_dim).
+    """
+    exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.int64).float() / spec.rotary_dim
+    frequencies = 1.0 / spec.rope_theta**exponents
+    positions = torch.arange(spec.max_position_embeddings, dtype=torch.int64).float()
+    angles = torch.outer(positions, frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _linear(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}

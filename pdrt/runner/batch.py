@@ -1,0 +1,47 @@
+"""Turns a plan into the tensors of a step: token ids and page ids come from the ledger."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pdrt._C import Ledger
+from pdrt.model.batch import Batch
+from pdrt.sched.plan import Plan
+
+Ints = NDArray[np.int32]
+
+
+def make_batch(plan: Plan, ledger: Ledger) -> Batch:
+    """The batch of a plan with at least one row, whose slots this worker holds."""
+    rows = plan.rows
+    page_table = ledger.page_table([row.slot for row in rows])
+    positions = [np.arange(row.start, row.end, dtype=np.int32) for row in rows]
+    places = [
+        slots(pages, at, ledger.page_size) for pages, at in zip(page_table, positions, strict=True)
+    ]
+    ends = list(accumulate(row.num_tokens for row in rows))
+    return Batch(
+        input_ids=_join([ledger.tokens(row.slot, row.start, row.end) for row in rows]),
+        positions=_join(positions),
+        slot_mapping=_join(places),
+        page_table=torch.from_numpy(page_table),
+        cu_seqlens_q=torch.tensor([0, *ends], dtype=torch.int32),
+        seq_lens=torch.tensor([row.end for row in rows], dtype=torch.int32),
+        sampled=torch.tensor(
+            [end - 1 for end, row in zip(ends, rows, strict=True) if row.samples],
+            dtype=torch.int64,
+        ),
+    )
+
+
+def slots(pages: Ints, positions: Ints, page_size: int) -> Ints:
+    """Where the KV of each position goes: page_id * page_size + offset, [n] int32."""
+    return pages[positions // page_size] * np.int32(page_size) + positions % page_size
+
+
+def _join(parts: list[Ints]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts))
