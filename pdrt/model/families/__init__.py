@@ -5,6 +5,7 @@ A family is a module with `ARCHITECTURES`, `LAYER` and `OTHER` (names) and `spec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from pdrt.errors import ModelError
@@ -21,11 +22,11 @@ class Family(Protocol):
         """Values of `architectures[0]` and of `model_type`."""
 
     @property
-    def LAYER(self) -> dict[str, tuple[str, ...]]:
+    def LAYER(self) -> Mapping[str, tuple[str, ...]]:
         """Our name in a layer -> the checkpoint's, to be joined along the first dimension."""
 
     @property
-    def OTHER(self) -> dict[str, tuple[str, ...]]:
+    def OTHER(self) -> Mapping[str, tuple[str, ...]]:
         """The same outside of the layers."""
 
     def spec(self, config: HFConfig) -> ModelSpec:

@@ -1,0 +1,165 @@
+"""Text to token ids and back, for whole texts and for streams. Runs in the front end.
+
+Reads tokenizer.json and tokenizer_config.json of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from pdrt.chat_template import ChatTemplate
+from pdrt.errors import InvalidRequest, ModelError
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not UTF-8 decode to
+MAX_INCOMPLETE = 4  # replacement characters at the end that may still become a character
+CONTEXT = 8  # tokens kept before the new ones: some decoders treat a text's first token differently
+WINDOW = 32  # tokens decoded together, before the oldest are let go
+
+
+class Tokenizer:
+    """The tokenizer of the checkpoint in `folder`.
+
+    Raises:
+        ModelError: tokenizer.json is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no tokenizer.json; pdrt needs the model's tokenizer")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more exact
+            raise ModelError(f"{path} cannot be read: {error}") from None
+        self._template = _chat_template(folder)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, in which names of special tokens stand for these.
+
+        Raises:
+            InvalidRequest: the text has half of a surrogate pair, which has no UTF-8.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"prompt is not valid Unicode: {error}", "prompt") from None
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, object]]) -> str:
+        """The prompt for the next message; it has its special tokens, so encode it without.
+
+        Raises:
+            InvalidRequest: the model has no template, or it refuses the messages.
+        """
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template; send the prompt to /v1/completions", "messages"
+            )
+        return self._template.render(messages)
+
+
+class TextStream:
+    """The text of one request while its tokens come: only what can no longer change.
+
+    Held back are bytes that do not make a character yet, and text that may be the beginning of a
+    stop string. Tokens marked special give no text.
+
+    Args:
+        stop: strings at whose first appearance the text ends, without them.
+        prompt_token_ids: what the tokens follow; gives no text.
+
+    Attributes:
+        stopped: the stop string that was found; nothing may be pushed after it.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt_token_ids: Sequence[int] = ()
+    ) -> None:
+        self.stopped: str | None = None
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._ids = list(prompt_token_ids[-CONTEXT:])
+        self._num_given = len(_complete(self._tokenizer.decode(self._ids)))
+        self._held = ""  # given by the decoder, may begin a stop string
+
+    def push(self, token_id: int) -> str:
+        """Takes one token; returns the text that is certain now, often none."""
+        assert self.stopped is None, "a token after the end"
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids)
+        complete = _complete(text)
+        new = complete[self._num_given :]
+        self._num_given = max(self._num_given, len(complete))
+        if len(self._ids) > WINDOW and complete == text:
+            self._ids = self._ids[-CONTEXT:]
+            self._num_given = len(self._tokenizer.decode(self._ids))
+        return self._until_stop(new)
+
+    def finish(self) -> str:
+        """The rest, when no token will follow; unless a stop string is found in it."""
+        if self.stopped is not None:
+            return ""
+        rest = self._until_stop(self._tokenizer.decode(self._ids)[self._num_given :])
+        return rest if self.stopped is not None else rest + self._held
+
+    def _until_stop(self, new: str) -> str:
+        text = self._held + new
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            at, self.stopped = min(found)
+            return text[:at]
+        certain = len(text) - self._may_begin_stop(text)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def _may_begin_stop(self, text: str) -> int:
+        """Length of the longest end of `text` that is the beginning of a stop string."""
+        longest = min(len(text), max(map(len, self._stop), default=0))
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stop):
+                return length
+        return 0
+
+
+def _complete(text: str) -> str:
+    """Without an end that may be the first bytes of a character."""
+    num_incomplete = len(text) - len(text.rstrip(REPLACEMENT))
+    return text[: len(text) - min(num_incomplete, MAX_INCOMPLETE)]
+
+
+def _chat_template(folder: Path) -> ChatTemplate | None:
+    config = _config(folder)
+    special = {
+        name: content
+        for name, value in config.items()
+        if name.endswith("_token")
+        and isinstance(content := value["content"] if isinstance(value, dict) else value, str)
+    }
+    file = folder / "chat_template.jinja"
+    source = file.read_text() if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        named = {entry["name"]: entry["template"] for entry in source}
+        source = named.get("default")
+    return ChatTemplate(source, special) if isinstance(source, str) else None
+
+
+def _config(folder: Path) -> dict[str, object]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds {type(config).__name__}, not an object")
+    return config
