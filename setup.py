@@ -1,49 +1,102 @@
 """Builds pdrt._C, the C++ extension: ledger, page memory and the CPU kernels.
 
 It needs a C++20 compiler, pybind11 and ninja, and no torch headers, so it builds in an isolated
-environment in seconds and works with any torch. The build prints what the extension holds.
+environment within a minute and works with any torch. The build says what the extension holds
+(pip shows it with -v), and so does pdrt._C.BUILD.
 
-PDRT_FAILPOINTS=1 also builds pdrt._C_failpoints, the same sources with every shared write of the
-ledger counted, so that the tests can kill a process at its n-th write.
+    CXX               the compiler (c++)
+    CXXFLAGS          further flags
+    PDRT_FAILPOINTS   also build pdrt._C_failpoints: the same sources with every shared write of the
+                      ledger counted, so that the tests can kill a process at its n-th write
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import shlex
 import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext, naive_recompile
-from setuptools import setup
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
-SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
-FLAGS = ["-O3", "-g1", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+ROOT = Path(__file__).resolve().parent
+SOURCES = sorted((ROOT / "csrc").glob("*.cpp"))
+HEADERS = sorted((ROOT / "csrc").glob("*.h"))
 
-ParallelCompile(
-    "NPY_NUM_BUILD_JOBS", default=os.cpu_count() or 1, needs_recompile=naive_recompile
-).install()
+INCLUDES = [ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include")]
+# The kernels promise bits, so the compiler may not fuse or reorder what they spell out.
+FLAGS = """
+    -std=c++20 -O3 -g1 -fPIC -pthread -fvisibility=hidden -ffp-contract=off -Wall -Wextra
+""".split()
+
+RULES = """
+rule compile
+  command = {compiler} {flags} -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = compile $in
+rule link
+  command = {compiler} -shared -pthread $in -o $out
+  description = link $out
+"""
 
 
-def extension(name: str, *macros: tuple[str, str | None]) -> Pybind11Extension:
-    module = name.rpartition(".")[2]
-    return Pybind11Extension(
+class NinjaBuild(build_ext):
+    """Compiles each extension with ninja, which knows what changed, headers and flags included."""
+
+    def build_extension(self, extension: Extension) -> None:
+        folder = Path(self.build_temp).resolve() / extension.name
+        target = Path(self.get_ext_fullpath(extension.name)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "build.ninja").write_text(ninja_file(extension, target))
+        say_what_is_built(extension)
+        subprocess.run([sys.executable, "-m", "ninja", "-C", folder], check=True)
+
+
+def ninja_file(extension: Extension, target: Path) -> str:
+    defines = [f"-D{name}={value}" for name, value in extension.define_macros]
+    includes = [f"-I{path}" for path in INCLUDES]
+    flags = [*FLAGS, *defines, *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    compiler = os.environ.get("CXX", "c++")
+    lines = [RULES.format(compiler=compiler, flags=shlex.join(flags))]
+    lines += [f"build {path.stem}.o: compile {escaped(path)}" for path in SOURCES]
+    objects = " ".join(f"{path.stem}.o" for path in SOURCES)
+    lines += [f"build {escaped(target)}: link {objects}", ""]
+    return "\n".join(lines)
+
+
+def escaped(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def say_what_is_built(extension: Extension) -> None:
+    kernels = "portable, avx512" if platform.machine() == "x86_64" else "portable"
+    nvcc = shutil.which("nvcc")
+    cuda = f"nvcc found at {nvcc}" if nvcc else "no nvcc found"
+    print(f"pdrt: building {extension.name}: ledger, page memory, CPU kernels ({kernels})")
+    print(f"pdrt: {cuda}; this version has no CUDA sources", flush=True)
+
+
+def extension(name: str, *macros: tuple[str, str]) -> Extension:
+    return Extension(
         name,
-        SOURCES,
-        include_dirs=["csrc"],
-        define_macros=[("PDRT_MODULE", module), *macros],
-        extra_compile_args=FLAGS,
-        extra_link_args=["-pthread"],
-        cxx_std=20,
+        sources=[str(path.relative_to(ROOT)) for path in SOURCES],
+        depends=[str(path.relative_to(ROOT)) for path in HEADERS],
+        define_macros=[("PDRT_MODULE", name.rpartition(".")[2]), *macros],
     )
 
 
 extensions = [extension("pdrt._C")]
 if os.environ.get("PDRT_FAILPOINTS"):
-    extensions.append(extension("pdrt._C_failpoints", ("PDRT_FAILPOINTS", "1")))
+    # Both may be loaded in one process, so the types of one must not pass for those of the other.
+    macros = [("PDRT_FAILPOINTS", "1"), ("pdrt", "pdrt_failpoints")]
+    extensions.append(extension("pdrt._C_failpoints", *macros))
 
-nvcc = shutil.which("nvcc")
-print(f"pdrt: building {', '.join(e.name for e in extensions)}: ledger, page memory, CPU kernels")
-print(f"pdrt: nvcc {'found at ' + nvcc if nvcc else 'not found'}; this version has no CUDA sources")
-
-setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})
+setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})

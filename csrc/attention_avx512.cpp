@@ -3,17 +3,21 @@
 
 #ifdef __x86_64__
 
+// Outside the region below; see simd_target.h.
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
-#include "attention_tile.h"
 #include "attention_view.h"
 #include "bfloat16.h"
+#include "simd_target.h"
+
+PDRT_BEGIN_AVX512
+
+#include "attention_tile.h"
 #include "simd_avx512.h"
-#include "simd_avx512_begin.h"
 
 namespace pdrt {
 namespace {
@@ -34,7 +38,7 @@ void attend_avx512(const Attention& a, const Tile& tile, float* scratch) {
 
 }  // namespace pdrt
 
-#include "simd_avx512_end.h"
+PDRT_END_AVX512
 
 #else
 

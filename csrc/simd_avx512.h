@@ -1,5 +1,5 @@
-// Sixteen floats at once; the counterpart of simd_portable.h. Include it only where
-// simd_avx512_begin.h has switched the compiler to AVX-512.
+// Sixteen floats at once; the counterpart of simd_portable.h. Include it only after
+// PDRT_BEGIN_AVX512 of simd_target.h.
 #pragma once
 
 #include <immintrin.h>
