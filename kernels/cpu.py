@@ -6,30 +6,11 @@ ids are checked in C++. Everything below trusts them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.reference import (
-    gelu_tanh,
-    layer_norm,
-    rms_norm,
-    rope_kv_write,
-    silu_and_mul,
-)
-
-__all__ = [
-    "gelu_tanh",
-    "layer_norm",
-    "paged_attention",
-    "rms_norm",
-    "rope_kv_write",
-    "silu_and_mul",
-]
-
-_DTYPES = (torch.float32, torch.bfloat16)
+from pdrt.kernels.checks import check, check_float, check_rows, check_strides
 
 
 def paged_attention(
@@ -54,23 +35,25 @@ def paged_attention(
     num_tokens, num_heads, head_dim = query.shape
     num_pages, _, num_kv_heads, page_size, _ = kv_layer.shape
     num_rows, max_pages = page_table.shape
-    _check_float("query", query, (num_tokens, num_heads, head_dim))
-    _check("kv_layer", kv_layer, query.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
-    _check("page_table", page_table, torch.int32, (num_rows, max_pages))
-    _check("cu_seqlens_q", cu_seqlens_q, torch.int32, (num_rows + 1,))
-    _check("seq_lens", seq_lens, torch.int32, (num_rows,))
-    _require(num_heads % num_kv_heads == 0, f"{num_heads=} is no multiple of {num_kv_heads=}")
-    _require(page_size % 16 == 0, f"kv_layer has {page_size=}; give a multiple of 16")
-    _check_strides("query", query, (head_dim, 1))
-    _check_strides("kv_layer", kv_layer, (head_dim, 1))
-    _check_strides("page_table", page_table, (max_pages, 1))
-    _check_strides("cu_seqlens_q", cu_seqlens_q, (1,))
-    _check_strides("seq_lens", seq_lens, (1,))
+    check_float("query", query, (num_tokens, num_heads, head_dim))
+    check("kv_layer", kv_layer, query.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
+    check("page_table", page_table, torch.int32, (num_rows, max_pages))
+    check("cu_seqlens_q", cu_seqlens_q, torch.int32, (num_rows + 1,))
+    check("seq_lens", seq_lens, torch.int32, (num_rows,))
+    if num_heads % num_kv_heads:
+        raise ValueError(f"query has {num_heads=}; give a multiple of {num_kv_heads=}")
+    if page_size % 16:
+        raise ValueError(f"kv_layer has {page_size=}; give a multiple of 16")
+    check_strides("query", query, (head_dim, 1))
+    check_strides("kv_layer", kv_layer, (head_dim, 1))
+    check_strides("page_table", page_table, (max_pages, 1))
+    check_strides("cu_seqlens_q", cu_seqlens_q, (1,))
+    check_strides("seq_lens", seq_lens, (1,))
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype)
     else:
-        _check("out", out, query.dtype, query.shape)
-        _check_strides("out", out, (num_heads * head_dim, head_dim, 1))
+        check("out", out, query.dtype, query.shape)
+        check_strides("out", out, (num_heads * head_dim, head_dim, 1))
     page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_paged_attention(
         out=out.data_ptr(),
@@ -97,29 +80,173 @@ def paged_attention(
     return out
 
 
-def _require(good: bool, message: str) -> None:
-    if not good:
-        raise ValueError(message)
+def rope_kv_write(
+    qkv: Tensor,  # [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] float32 or bfloat16
+    kv_layer: Tensor,  # [num_pages, 2, num_kv_heads, page_size, head_dim], dtype of qkv
+    slot_mapping: Tensor,  # [num_tokens] int32: page_id * page_size + offset; -1: not written
+    positions: Tensor,  # [num_tokens] int32
+    cos_sin: Tensor,  # [max_len, rotary_dim] float32: cos of each pair's angle | sin of it
+    num_heads: int,
+    num_kv_heads: int,
+) -> Tensor:
+    """Rotates q and k by their positions, writes k and v to their pages.
+
+    Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2; those from rotary_dim
+    on stay as they are.
+
+    Returns:
+        q, rotated in place: [num_tokens, num_heads, head_dim], a view of qkv.
+
+    Raises:
+        ValueError: an argument does not fit; names it. Nothing was written.
+    """
+    num_tokens = qkv.shape[0]
+    num_pages, _, _, page_size, head_dim = kv_layer.shape
+    max_len, rotary_dim = cos_sin.shape
+    num_packed = num_heads + 2 * num_kv_heads
+    check_float("qkv", qkv, (num_tokens, num_packed * head_dim))
+    check("kv_layer", kv_layer, qkv.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
+    check("slot_mapping", slot_mapping, torch.int32, (num_tokens,))
+    check("positions", positions, torch.int32, (num_tokens,))
+    check("cos_sin", cos_sin, torch.float32, (max_len, rotary_dim))
+    if rotary_dim > head_dim or rotary_dim % 2:
+        raise ValueError(f"cos_sin has {rotary_dim=}; give an even one up to {head_dim=}")
+    check_strides("qkv", qkv, (1,))
+    check_strides("kv_layer", kv_layer, (head_dim, 1))
+    check_strides("slot_mapping", slot_mapping, (1,))
+    check_strides("positions", positions, (1,))
+    check_strides("cos_sin", cos_sin, (rotary_dim, 1))
+    page_stride, value_offset, head_stride = kv_layer.stride()[:3]
+    _C.cpu_rope_kv_write(
+        qkv=qkv.data_ptr(),
+        kv=kv_layer.data_ptr(),
+        slot_mapping=slot_mapping.data_ptr(),
+        positions=positions.data_ptr(),
+        cos_sin=cos_sin.data_ptr(),
+        num_tokens=num_tokens,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        max_len=max_len,
+        num_pages=num_pages,
+        page_size=page_size,
+        qkv_stride=qkv.stride(0),
+        page_stride=page_stride,
+        value_offset=value_offset,
+        head_stride=head_stride,
+        is_bfloat16=qkv.dtype is torch.bfloat16,
+    )
+    return qkv.view(num_tokens, num_packed, head_dim)[:, :num_heads]
 
 
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{name} is on {tensor.device}, this backend runs on cpu")
-    if tensor.dtype is not dtype:
-        raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
-    if tensor.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension, in float32.
+
+    With a residual, residual += x first, in place, and the norm is that of the sum.
+
+    Args:
+        x, residual: [num_rows, size] float32 or bfloat16, contiguous.
+        weight: [size], dtype of x.
+
+    Raises:
+        ValueError: an argument does not fit; names it.
+    """
+    num_rows, size = x.shape
+    check_rows("x", x, (num_rows, size))
+    check("weight", weight, x.dtype, (size,))
+    check_strides("weight", weight, (1,))
+    out = torch.empty_like(x)
+    _C.cpu_rms_norm(
+        out=out.data_ptr(),
+        x=x.data_ptr(),
+        residual=_residual_address(residual, x),
+        weight=weight.data_ptr(),
+        num_rows=num_rows,
+        size=size,
+        eps=eps,
+        is_bfloat16=x.dtype is torch.bfloat16,
+    )
+    return out
 
 
-def _check_float(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    if tensor.dtype not in _DTYPES:
-        raise ValueError(f"{name} is {tensor.dtype}, expected float32 or bfloat16")
-    _check(name, tensor, tensor.dtype, shape)
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension, in float32.
+
+    With a residual, residual += x first, in place, and the norm is that of the sum.
+
+    Args:
+        x, residual: [num_rows, size] float32 or bfloat16, contiguous.
+        weight, bias: [size], dtype of x.
+
+    Raises:
+        ValueError: an argument does not fit; names it.
+    """
+    num_rows, size = x.shape
+    check_rows("x", x, (num_rows, size))
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        check(name, tensor, x.dtype, (size,))
+        check_strides(name, tensor, (1,))
+    out = torch.empty_like(x)
+    _C.cpu_layer_norm(
+        out=out.data_ptr(),
+        x=x.data_ptr(),
+        residual=_residual_address(residual, x),
+        weight=weight.data_ptr(),
+        bias=bias.data_ptr(),
+        num_rows=num_rows,
+        size=size,
+        eps=eps,
+        is_bfloat16=x.dtype is torch.bfloat16,
+    )
+    return out
 
 
-def _check_strides(name: str, tensor: Tensor, last: tuple[int, ...]) -> None:
-    """The last strides, in elements; those of dimensions of size 1 say nothing."""
-    sizes, strides = tensor.shape[-len(last) :], tensor.stride()[-len(last) :]
-    for size, stride, expected in zip(sizes, strides, last, strict=True):
-        if size > 1 and stride != expected:
-            raise ValueError(f"{name} has last strides {strides}, expected {last}")
+def silu_and_mul(x: Tensor) -> Tensor:
+    """silu(gate) * up, for x = gate | up: [num_rows, 2 * size] -> [num_rows, size], contiguous.
+
+    Raises:
+        ValueError: x does not fit.
+    """
+    num_rows, width = x.shape
+    check_rows("x", x, (num_rows, width))
+    if width % 2:
+        raise ValueError(f"x has {width} columns; gate and up need an even number")
+    out = torch.empty(num_rows, width // 2, dtype=x.dtype)
+    _C.cpu_silu_and_mul(
+        out=out.data_ptr(),
+        x=x.data_ptr(),
+        num_rows=num_rows,
+        size=width // 2,
+        is_bfloat16=x.dtype is torch.bfloat16,
+    )
+    return out
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), x [num_rows, size], contiguous.
+
+    Raises:
+        ValueError: x does not fit.
+    """
+    num_rows, size = x.shape
+    check_rows("x", x, (num_rows, size))
+    out = torch.empty_like(x)
+    _C.cpu_gelu_tanh(
+        out=out.data_ptr(),
+        x=x.data_ptr(),
+        num_rows=num_rows,
+        size=size,
+        is_bfloat16=x.dtype is torch.bfloat16,
+    )
+    return out
+
+
+def _residual_address(residual: Tensor | None, x: Tensor) -> int:
+    if residual is None:
+        return 0
+    check("residual", residual, x.dtype, x.shape)
+    check_strides("residual", residual, (x.shape[1], 1))
+    return residual.data_ptr()

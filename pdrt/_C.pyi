@@ -230,3 +230,49 @@ def cpu_paged_attention(
     scale: float,
     is_bfloat16: bool,
 ) -> None: ...
+def cpu_rope_kv_write(
+    *,
+    qkv: int,
+    kv: int,
+    slot_mapping: int,
+    positions: int,
+    cos_sin: int,
+    num_tokens: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    rotary_dim: int,
+    max_len: int,
+    num_pages: int,
+    page_size: int,
+    qkv_stride: int,
+    page_stride: int,
+    value_offset: int,
+    head_stride: int,
+    is_bfloat16: bool,
+) -> None: ...
+def cpu_rms_norm(
+    *,
+    out: int,
+    x: int,
+    residual: int,  # 0 for none
+    weight: int,
+    num_rows: int,
+    size: int,
+    eps: float,
+    is_bfloat16: bool,
+) -> None: ...
+def cpu_layer_norm(
+    *,
+    out: int,
+    x: int,
+    residual: int,  # 0 for none
+    weight: int,
+    bias: int,
+    num_rows: int,
+    size: int,
+    eps: float,
+    is_bfloat16: bool,
+) -> None: ...
+def cpu_silu_and_mul(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
+def cpu_gelu_tanh(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...

@@ -1,0 +1,59 @@
+"""Checks of tensors at the boundary of a backend. Messages name the argument and both values.
+
+Their order is fixed: device, dtype, shape, stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def check(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Device, dtype and shape.
+
+    Raises:
+        ValueError: one differs.
+    """
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} is on {tensor.device}, this backend runs on cpu")
+    if tensor.dtype is not dtype:
+        raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+
+
+def check_float(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    """As check, for a tensor that may have any dtype of the kernels.
+
+    Raises:
+        ValueError: device, dtype or shape differ.
+    """
+    dtype = tensor.dtype if tensor.dtype in FLOATS else torch.float32
+    check(name, tensor, dtype, shape)
+
+
+def check_strides(name: str, tensor: Tensor, last: tuple[int, ...]) -> None:
+    """The last strides, in elements; those of dimensions of size 1 say nothing.
+
+    Raises:
+        ValueError: one differs.
+    """
+    sizes, strides = tensor.shape[-len(last) :], tensor.stride()[-len(last) :]
+    for size, stride, expected in zip(sizes, strides, last, strict=True):
+        if size > 1 and stride != expected:
+            raise ValueError(f"{name} has last strides {strides}, expected {last}")
+
+
+def check_rows(name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
+    """A contiguous matrix of any dtype of the kernels.
+
+    Raises:
+        ValueError: device, dtype, shape or stride differ.
+    """
+    check_float(name, tensor, shape)
+    check_strides(name, tensor, (shape[1], 1))
