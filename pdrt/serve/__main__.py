@@ -12,6 +12,7 @@ import sys
 import time
 
 import msgspec
+from prometheus_client import disable_created_metrics
 from setproctitle import setproctitle
 
 from pdrt.engine import Engine
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 def main() -> int:
     line = parse()
     setproctitle("pdrt: front end")
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series
     logging.basicConfig(
         level=line.engine.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

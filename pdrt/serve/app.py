@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 import pdrt
 from pdrt.engine import Engine
@@ -19,8 +21,9 @@ from pdrt.metrics import Metrics
 from pdrt.serve.errors import UnknownModel, Unready, answer_error
 from pdrt.serve.formats import ChatFormat, CompletionFormat, Format, Head
 from pdrt.serve.generation import Job, outputs
+from pdrt.serve.labels import RequestId
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
-from pdrt.serve.limits import BodyLimit, RequestId
+from pdrt.serve.limits import BodyLimit
 from pdrt.serve.schemas import ChatBody, CompletionBody, GenerationBody, StreamOptions
 from pdrt.serve.streaming import EventStream, Work, whole_answer
 
@@ -64,28 +67,26 @@ class Server:
         return await whole_answer(work, request.receive)
 
 
-def create_app(server: Server) -> FastAPI:
-    """The ASGI app. Its pages of docs are off, as they would load scripts from elsewhere."""
+def create_app(server: Server) -> ASGIApp:
+    """The ASGI app. FastAPI's pages of docs are off, as they would load scripts from elsewhere."""
     app = FastAPI(title="pdrt", version=pdrt.__version__, docs_url=None, redoc_url=None)
     for kind in (PdrtError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, _nobody_reads)
-    app.add_middleware(BodyLimit)
-    app.add_middleware(RequestId)
     _add_generation(app, server)
     _add_information(app, server)
-    return app
+    return RequestId(BodyLimit(app))
 
 
 def _add_generation(app: FastAPI, server: Server) -> None:
-    tokenizer = server.engine.tokenizer
+    decode = partial(server.engine.tokenizer.decode, skip_special_tokens=False)  # for logprobs
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
         form = CompletionFormat(
-            Head("cmpl", server.model_name), tokenizer.decode, bool(body.return_token_ids)
+            Head("cmpl", server.model_name), decode, bool(body.return_token_ids)
         )
         return await server.answer(body, Job(body.prompts(), body.sampling_params()), form, request)
 
@@ -94,9 +95,7 @@ def _add_generation(app: FastAPI, server: Server) -> None:
         server.check_model(body.model)
         body.check()
         prompt = server.engine.encode_chat([message.plain() for message in body.messages])
-        form = ChatFormat(
-            Head("chatcmpl", server.model_name), tokenizer.decode, bool(body.return_token_ids)
-        )
+        form = ChatFormat(Head("chatcmpl", server.model_name), decode, bool(body.return_token_ids))
         return await server.answer(body, Job([prompt], body.sampling_params()), form, request)
 
 

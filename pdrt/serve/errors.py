@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pdrt.errors import EngineDead, InvalidRequest, Overloaded, PdrtError
+from pdrt.serve.labels import label_of
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ INTERNAL = Problem(
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an error; what is not known here is logged and becomes a 500."""
+    """The answer to an error; what is not known here is a 500."""
     match error:
         case UnknownModel():
             return Problem(404, str(error), param=error.param, code="model_not_found")
@@ -92,7 +93,6 @@ def problem_of(error: Exception) -> Problem:
             return _of_validation(error.errors())
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers or {})
-    log.error("unexpected error", exc_info=error)
     return INTERNAL
 
 
@@ -100,7 +100,10 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """The app's handler of all exceptions."""
     if isinstance(error, HTTPException):
         return _of_routing(request, error).response()
-    return problem_of(error).response()
+    problem = problem_of(error)
+    if problem is INTERNAL:  # Starlette raises it again, and uvicorn logs the traceback
+        log.error("request %s failed with %s", label_of(request.scope), type(error).__name__)
+    return problem.response()
 
 
 def _unavailable(error: Exception, code: str) -> Problem:

@@ -1,23 +1,23 @@
-"""Bounds and labels that hold before any route: the size of a body and the id of a request.
+"""The bound on a body's size, which holds before any route.
 
-Plain ASGI, as Starlette's own middleware class would break streaming and disconnects.
+Plain ASGI, as Starlette's base class for middleware would break streaming and disconnects.
 """
 
 from __future__ import annotations
 
-import re
-import uuid
+import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdrt.serve.errors import Problem
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-_LABEL = re.compile(rb"[!-~]{1,128}")
+DISCARD_BYTES = 8 * MAX_BODY_BYTES
+DISCARD_SECONDS = 2.0
 
 
 class BodyLimit:
-    """Reads each body before the app sees it, and answers 413 as soon as it is too large."""
+    """Reads each body before the app sees it; a larger one is thrown away and answered with 413."""
 
     def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
@@ -26,8 +26,10 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(declared) > self._max_bytes:
+        headers = dict(scope["headers"])
+        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
+            if b"expect" not in headers:  # such a client waits for our word before it sends
+                await _discard(receive)
             return await self._refuse(scope, receive, send)
         body = bytearray()
         more = True
@@ -38,6 +40,7 @@ class BodyLimit:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self._max_bytes:
+                await _discard(receive)
                 return await self._refuse(scope, receive, send)
         return await self._app(scope, _replay(bytes(body), receive), send)
 
@@ -45,6 +48,20 @@ class BodyLimit:
         message = f"the body is larger than {self._max_bytes} bytes; send less"
         problem = Problem(413, message, code="body_too_large", headers={"connection": "close"})
         await problem.response()(scope, receive, send)
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads on for a while: closing on unread bytes resets the connection, answer and all."""
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while num_bytes < DISCARD_BYTES:
+                message = await receive()
+                num_bytes += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -55,27 +72,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replayed
-
-
-class RequestId:
-    """Answers with X-Request-Id: the client's own where it is printable, else a new one.
-
-    It is a label for people and logs. Nothing inside is found or steered by it.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        label = given if _LABEL.fullmatch(given) else uuid.uuid4().hex.encode()
-        scope.setdefault("state", {})["request_id"] = label.decode()
-
-        async def labelled(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", label)]
-            await send(message)
-
-        return await self._app(scope, receive, labelled)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pdrt.errors import InvalidRequest
 from pdrt.request import SamplingParams
@@ -17,22 +17,11 @@ from pdrt.request import SamplingParams
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16  # of completions; a chat may go on to the context's end, as OpenAI's do
 
-
-def _unicode(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which is no text and which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("give Unicode text; this has half of a surrogate pair") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
 # fail_fast: one error for a list of a million wrong items, not a million errors.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
-Texts = Annotated[list[Text], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
-Prompt = Text | Texts | TokenIds | TokenIdLists
+Prompt = str | Texts | TokenIds | TokenIdLists
 
 # Fields of the OpenAI API and of its dialects that change the output and that this version does not
 # have, with the values that change nothing.
@@ -73,10 +62,10 @@ class StreamOptions(_Body):
 class GenerationBody(_Body):
     """The fields that both bodies share."""
 
-    model: Text | None = None
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: Text | Texts | None = None
+    stop: str | Texts | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -86,7 +75,7 @@ class GenerationBody(_Body):
     return_token_ids: bool | None = None
     ignore_eos: bool | None = None
     priority: int | None = None
-    user: Text | None = None
+    user: str | None = None
 
     def check(self) -> None:
         """Refuses what this version does not have.
@@ -161,12 +150,12 @@ class CompletionBody(GenerationBody):
 
 class TextPart(_Body):
     type: Literal["text"]
-    text: Text
+    text: str
 
 
 class Message(_Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     def plain(self) -> dict[str, str]:
         """What a chat template reads."""

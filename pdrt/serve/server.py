@@ -13,7 +13,7 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from pdrt.errors import ConfigError
 from pdrt.serve.lifecycle import Lifecycle
@@ -35,8 +35,8 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # without the address again
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
         ) from None
@@ -61,7 +61,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 async def serve(
-    app: FastAPI, listener: socket.socket, lifecycle: Lifecycle, shutdown_timeout: float
+    app: ASGIApp, listener: socket.socket, lifecycle: Lifecycle, shutdown_timeout: float
 ) -> int:
     """Serves until a signal, then drains; returns the process's exit code.
 

@@ -13,6 +13,7 @@ it the engine's iterator, which coalesces; the kernel closes a connection that i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from pdrt.request import RequestOutput
-from pdrt.serve.errors import problem_of
+from pdrt.serve.errors import INTERNAL, problem_of
 from pdrt.serve.formats import Choice, Format, Json, usage
+from pdrt.serve.labels import label_of
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
 from pdrt.serve.schemas import StreamOptions
+
+log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
@@ -96,7 +100,10 @@ class EventStream(Response):
         except Exception as error:
             if not started:
                 raise
-            await send(_part(event(problem_of(error).body())))
+            problem = problem_of(error)
+            if problem is INTERNAL:
+                log.exception("request %s failed after its first token", label_of(scope))
+            await send(_part(event(problem.body())))
         await send(_part(DONE, more=False))
 
     def _start(self) -> Message:
