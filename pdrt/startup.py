@@ -14,9 +14,10 @@ from pathlib import Path
 from pdrt import machine
 from pdrt.config import Settings, cache_dir
 from pdrt.errors import ConfigError, MemoryShortage
+from pdrt.kv.shape import KVShape
 from pdrt.messages import Role, ServerSpec, WorkerSpec
 from pdrt.model.checkpoint import locate, read_spec, resolve
-from pdrt.model.layout import ITEM_SIZE, WeightDType, weight_layout
+from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 
 KV_SHARE = 0.25  # of available memory, when --num-pages is not given
@@ -57,8 +58,8 @@ def make_plan(settings: Settings) -> Plan:
     dtype = _dtype(settings, spec)
     max_model_len = _max_model_len(settings, spec)
     available = machine.available_memory()
-    page_bytes = _page_bytes(spec, dtype, settings.page_size)
-    num_pages = _num_pages(settings, max_model_len, page_bytes, available)
+    kv = KVShape(spec.num_layers, spec.num_kv_heads, settings.page_size, spec.head_dim, dtype)
+    num_pages = _num_pages(settings, max_model_len, kv.page_bytes, available)
     server = ServerSpec(
         folder=str(folder),
         dtype=dtype,
@@ -70,7 +71,7 @@ def make_plan(settings: Settings) -> Plan:
         num_slots=SLOTS_PER_SEQ * settings.max_num_seqs,
         sealed_bound=min(MAX_SEALED, settings.max_num_seqs),
         weight_bytes=weight_layout(spec, dtype).num_bytes,
-        kv_bytes=page_bytes * (num_pages + 1),  # page 0 is scratch
+        kv_bytes=kv.pool_bytes(num_pages),
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
         namespace=hashlib.sha256(f"{folder}\0{dtype}".encode()).digest(),
@@ -95,12 +96,6 @@ def _max_model_len(settings: Settings, spec: ModelSpec) -> int:
             f"--max-model-len is {wanted}; this model knows positions for 2 to {most} tokens"
         )
     return wanted
-
-
-def _page_bytes(spec: ModelSpec, dtype: WeightDType, page_size: int) -> int:
-    """K and V of all layers for one page."""
-    values = spec.num_layers * 2 * spec.num_kv_heads * page_size * spec.head_dim
-    return values * ITEM_SIZE[dtype]
 
 
 def _num_pages(settings: Settings, max_model_len: int, page_bytes: int, available: int) -> int:

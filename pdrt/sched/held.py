@@ -7,6 +7,7 @@ or another of the worker's own operations gave it back (it is no longer ours: fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import msgspec
 
 from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo
 from pdrt.request import SlotParams
+from pdrt.sched.plan import Sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,14 @@ class HeldSlots:
             held.generation,
         )
 
-    def finish_reason(self, held: Held, token: int, eos: frozenset[int]) -> FinishReason:
-        """Whether `token`, sampled but not yet in the ledger, is the last of the request."""
-        if token in eos and not held.ignore_eos:
+    def finish_reason(self, held: Held, sampled: Sampled, eos: frozenset[int]) -> FinishReason:
+        """Whether a token, sampled but not yet in the ledger, is the last of its request.
+
+        A model whose logits are not numbers ends the request it happened to, and no other.
+        """
+        if math.isnan(sampled.logprob):
+            return FinishReason.ERROR
+        if sampled.token in eos and not held.ignore_eos:
             return FinishReason.STOP
         is_last = self._ledger.info(held.slot).num_output_tokens + 1 >= held.max_tokens
         return FinishReason.LENGTH if is_last else FinishReason.NONE

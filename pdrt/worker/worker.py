@@ -16,7 +16,7 @@ from typing import Protocol
 from pdrt._C import FinishReason, Holder
 from pdrt.messages import Message, Report
 from pdrt.sched.held import HeldSlots
-from pdrt.sched.plan import Plan, Sampled
+from pdrt.sched.plan import Plan, Row, Sampled
 
 
 class Runner(Protocol):
@@ -101,27 +101,27 @@ class Worker:
         if self._unread is None:
             return Report(())
         step, plan, results = self._unread
-        rows = [
-            (
-                row.slot,
-                row.generation,
-                row.end,
-                -1 if sampled is None else sampled.token,
-                0.0 if sampled is None else sampled.logprob,
-                FinishReason.NONE if sampled is None else self._finish_reason(row.slot, sampled),
-            )
-            for row, sampled in zip(plan.rows, results, strict=True)
-        ]
+        rows = [self._result(row, sampled) for row, sampled in zip(plan.rows, results, strict=True)]
         counted = self._holder.boundary(step, rows)
         if counted is None:
             return Report(())
         self._unread = None
         return Report(tuple(row.slot for row, good in zip(plan.rows, counted, strict=True) if good))
 
+    def _result(
+        self, row: Row, sampled: Sampled | None
+    ) -> tuple[int, int, int, int, float, FinishReason]:
+        """A row as the ledger takes it: token -1 where there is none."""
+        if sampled is None:
+            return row.slot, row.generation, row.end, -1, 0.0, FinishReason.NONE
+        reason = self._finish_reason(row.slot, sampled)
+        token = -1 if reason is FinishReason.ERROR else sampled.token
+        return row.slot, row.generation, row.end, token, sampled.logprob, reason
+
     def _finish_reason(self, slot: int, sampled: Sampled) -> FinishReason:
         """Whether this token is the last. A slot that was given up meanwhile will not count."""
         for phase in self._phases:
             held = phase.held.get(slot)
             if held is not None:
-                return phase.held.finish_reason(held, sampled.token, self._eos)
+                return phase.held.finish_reason(held, sampled, self._eos)
         return FinishReason.NONE

@@ -1,0 +1,154 @@
+"""Router, workers and ledger of one server, all in this process, moved by whoever holds it.
+
+The same code that runs in the real processes; only sockets, processes and clocks are missing, so a
+test decides what happens next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pdrt._C import Holder, Ledger, Outcome
+from pdrt.messages import Message, Report, Role
+from pdrt.records import Update
+from pdrt.request import Request
+from pdrt.router import Router
+from pdrt.sched.decode import DecodeScheduler
+from pdrt.sched.prefill import PrefillScheduler
+from pdrt.worker.decode_worker import DecodePhase
+from pdrt.worker.prefill_worker import PrefillPhase
+from pdrt.worker.worker import Phase, Runner, Worker
+
+
+class Client:
+    """Records the updates of one request."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.num_cached_tokens = 0
+        self.last: Update | None = None
+
+    def __call__(self, update: Update) -> None:
+        assert self.last is None, "an update after the last one"
+        self.tokens += update.token_ids
+        self.logprobs += update.logprobs
+        self.num_cached_tokens = update.num_cached_tokens
+        if update.is_last:
+            self.last = update
+
+
+@dataclass
+class Incarnation:
+    """A worker instance and the frames on their way to and from it."""
+
+    index: int
+    role: Role
+    instance: int
+    worker: Worker
+    runner: Runner
+    inbox: deque[Message] = field(default_factory=deque)
+    outbox: deque[Report] = field(default_factory=deque)
+    dead: bool = False
+
+
+class InProcessServer:
+    """One server. `make_runner(holder)` makes the runner of a worker instance."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        roles: Sequence[Role],
+        make_runner: Callable[[Holder], Runner],
+        *,
+        budget: int,
+        max_num_seqs: int,
+        eos_token_ids: Sequence[int],
+    ) -> None:
+        self.ledger = ledger
+        self.router = Router(ledger, max_queued=100_000, sweep=lambda: None)
+        self.workers: list[Incarnation] = []
+        self._make_runner = make_runner
+        self._budget = budget
+        self._max_num_seqs = max_num_seqs
+        self._eos = eos_token_ids
+        for index, role in enumerate(roles):
+            self.start(index, role, incarnation=1)
+
+    def start(self, index: int, role: Role, incarnation: int) -> None:
+        holder = self.ledger.holder(incarnation << 8 | index)
+        runner = self._make_runner(holder)
+        worker = Worker(holder, runner, self._phases(role, holder), self._budget, self._eos)
+        started = Incarnation(index, role, holder.instance, worker, runner)
+        self.workers.append(started)
+
+        def send(message: Message) -> bool:
+            started.inbox.append(message)
+            return True
+
+        self.router.worker_up(holder.instance, role, send)
+
+    def _phases(self, role: Role, holder: Holder) -> list[Phase]:
+        decode = DecodeScheduler(self.ledger, holder, self._max_num_seqs)
+        prefill = PrefillScheduler(self.ledger, holder, self._max_num_seqs)
+        if role == "prefill":
+            return [PrefillPhase(prefill)]
+        if role == "decode":
+            return [DecodePhase(decode)]
+        return [DecodePhase(decode), PrefillPhase(prefill, on_sealed=decode.tell)]
+
+    def hear_all(self, worker: Incarnation) -> None:
+        while worker.inbox:
+            worker.worker.hear(worker.inbox.popleft())
+
+    def turn(self, worker: Incarnation) -> None:
+        reports, _ = worker.worker.turn()
+        worker.outbox.extend(reports)
+
+    def deliver(self, worker: Incarnation) -> None:
+        if worker.outbox:
+            self.router.hear(worker.outbox.popleft())
+
+    def bury(self, worker: Incarnation) -> None:
+        """The keeper: reap, tell the router, start again. Unread frames die with the worker."""
+        held = [
+            slot
+            for slot in range(self.ledger.num_slots)
+            if self.ledger.word(slot).holder == worker.instance
+        ]
+        assert self.ledger.reap(worker.instance) is Outcome.DONE
+        self.workers.remove(worker)
+        self.router.worker_down(worker.instance, held)
+        self.start(worker.index, worker.role, (worker.instance >> 8) + 1)
+
+    def round(self) -> None:
+        """A fair turn for everybody."""
+        for worker in list(self.workers):
+            if worker.dead:
+                self.bury(worker)
+                continue
+            self.hear_all(worker)
+            self.turn(worker)
+            while worker.outbox:
+                self.deliver(worker)
+        self.ledger.sweep()
+
+    def run(self, requests: Sequence[Request]) -> list[Client]:
+        """Runs requests to their end."""
+        clients = [Client(request) for request in requests]
+        for client in clients:
+            self.router.submit(client.request, client)
+        while not self.router.is_idle:
+            self.round()
+        return clients
+
+    def check_empty(self) -> None:
+        """Every invariant holds and every page is free or cached."""
+        audit = self.ledger.audit()
+        assert audit is not None and not audit.violations, audit and audit.violations
+        counts = audit.counts
+        assert counts.free + counts.cached == counts.total, counts
+        assert self.ledger.counters().handoff_bytes == 0
