@@ -7,11 +7,6 @@
 #include <string>
 #include <system_error>
 
-#ifdef PDRT_FAILPOINTS
-// Both builds may be loaded in one process: their types must not be taken for the same.
-#define pdrt pdrt_failpoints
-#endif
-
 namespace pdrt {
 
 template <class... Parts>

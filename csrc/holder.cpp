@@ -1,5 +1,7 @@
 #include "holder.h"
 
+#include <algorithm>
+
 namespace pdrt {
 
 Holder::Holder(std::shared_ptr<Ledger> ledger, uint32_t instance)
@@ -43,32 +45,30 @@ Outcome Holder::admit(uint32_t slot, uint32_t generation) {
   }
   if (!section->is_oldest_queued(slot)) return Outcome::NOT_OLDEST;
   const uint32_t num_tokens = section->num_tokens(slot);
-  const std::span<const uint32_t> hits =
-      section->find_hits(slot, (num_tokens - 1) / geometry_.page_size);
-  const uint32_t room = std::min(num_tokens + 1, section->full(slot));
-  const uint32_t need = geometry_.pages_of(room) - static_cast<uint32_t>(hits.size());
-  // Own hits are pinned first; one page for each decoding request is left, else it would take back
-  // by preemption what was just given.
-  const uint32_t available =
-      section->free.count() + section->cached.count() - section->num_cached(hits);
-  if (available < need + section->num_decoding()) return Outcome::NO_PAGES;
+  // The last token is always computed, so that a FILLED page is never written.
+  const auto hits = section->find_hits(slot, (num_tokens - 1) / geometry_.page_size);
+  const uint32_t num_hits = static_cast<uint32_t>(hits.size());
+  const uint32_t room = std::min(num_tokens + 1, num_tokens_with_kv(m_, slot));
+  const uint32_t need = geometry_.pages_of(room) - num_hits;
+  if (!section->has_room(need, hits)) return Outcome::NO_PAGES;
   section->pin(hits);
   while (section->free.count() < need) section->evict_oldest();
   section->set_word(slot, Phase::PREFILLING, me_);
+  put(m_.slots[slot].num_computed, num_hits * geometry_.page_size);
+  put(m_.slots[slot].num_cached, num_hits * geometry_.page_size);
+  put(m_.slots[slot].goal, num_tokens);
   section->list_hits(slot, hits);
   section->list_free(slot, need);
-
-  SlotRecord& record = m_.slots[slot];
-  const uint32_t num_cached = static_cast<uint32_t>(hits.size()) * geometry_.page_size;
-  put(record.num_computed, num_cached);
-  put(record.num_cached, num_cached);
-  put(record.goal, num_tokens);
-  section->pass(slot, Point::ADMITTED);
-  Counters& counters = m_.header->counters;
-  section->count(counters.admitted);
-  section->count(counters.prefix_queried_tokens, num_tokens);
-  section->count(counters.prefix_hit_tokens, num_cached);
+  count_admission(*section, slot);
   return Outcome::DONE;
+}
+
+void Holder::count_admission(LedgerState& state, uint32_t slot) {
+  state.pass(slot, Point::ADMITTED);
+  Counters& counters = m_.header->counters;
+  state.count(counters.admitted);
+  state.count(counters.prefix_queried_tokens, get(m_.slots[slot].goal));
+  state.count(counters.prefix_hit_tokens, get(m_.slots[slot].num_cached));
 }
 
 Outcome Holder::seal(uint32_t slot) {
@@ -116,7 +116,7 @@ Outcome Holder::take(uint32_t slot, uint32_t generation) {
 }
 
 Outcome Holder::grow(uint32_t slot, uint32_t num_tokens, bool speculative) {
-  ledger_->check_slot(slot);
+  check_growth(slot, num_tokens);
   Section section(*ledger_);
   if (!section) return Outcome::BUSY;
   const SlotWord seen = word(slot);
@@ -127,6 +127,14 @@ Outcome Holder::grow(uint32_t slot, uint32_t num_tokens, bool speculative) {
     section->list_free(slot, 1);
   }
   return Outcome::DONE;
+}
+
+void Holder::check_growth(uint32_t slot, uint32_t num_tokens) const {
+  ledger_->check_slot(slot);
+  if (!word(slot).held_by(me_)) return;  // another's numbers may change under our eyes
+  const uint32_t full = num_tokens_with_kv(m_, slot);
+  PDRT_CHECK(num_tokens <= full, "slot ", slot, " is to grow to ", num_tokens,
+             " tokens; its prompt and max_tokens end at ", full);
 }
 
 Outcome Holder::find_page(LedgerState& state, uint32_t slot, bool speculative) {

@@ -56,6 +56,8 @@ class Holder {
   void check_step(uint64_t step) const;
   void check_row(const Row& row) const;
   void commit(LedgerState& state, const Row& row);
+  void count_admission(LedgerState& state, uint32_t slot);
+  void check_growth(uint32_t slot, uint32_t num_tokens) const;
   Outcome find_page(LedgerState& state, uint32_t slot, bool speculative);
   Outcome make_room(LedgerState& state, uint32_t slot);
   void requeue(LedgerState& state, uint32_t slot);

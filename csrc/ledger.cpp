@@ -107,19 +107,24 @@ bool Ledger::end(uint32_t slot, uint32_t generation) {
 // -- keeper
 // -------------------------------------------------------------------------------------------
 
+bool Ledger::is_to_sweep(uint32_t slot) const {
+  const SlotWord word = memory_.slot_words[slot].get();
+  return word.abort && (word.phase == Phase::QUEUED || word.phase == Phase::SEALED);
+}
+
 std::optional<uint32_t> Ledger::sweep() {
+  uint32_t slot = 0;
+  while (slot < geometry().num_slots && !is_to_sweep(slot)) ++slot;
+  if (slot == geometry().num_slots) return 0;  // mostly: then the lock is left to the workers
   Section section(*this);
   if (!section) return {};
   uint32_t swept = 0;
-  for (uint32_t slot = 0; slot < geometry().num_slots; ++slot) {
-    const SlotWord word = memory_.slot_words[slot].get();
-    if (!word.abort) continue;
-    if (word.phase == Phase::SEALED) {
+  for (; slot < geometry().num_slots; ++slot) {
+    if (!is_to_sweep(slot)) continue;
+    if (memory_.slot_words[slot].get().phase == Phase::SEALED) {
       section->take_back(slot, KEEPER);
-    } else if (word.phase == Phase::QUEUED) {
-      section->put_back(slot, {.instance = KEEPER}, 0);
     } else {
-      continue;
+      section->put_back(slot, {.instance = KEEPER}, 0);
     }
     ++swept;
   }

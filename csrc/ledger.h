@@ -40,6 +40,7 @@ class Ledger {
 
   // -- keeper
   // ---------------------------------------------------------------------------------------
+  // Takes out what nobody holds and a client left; how many, or nothing when the lock is busy.
   std::optional<uint32_t> sweep();
   Outcome reap(uint32_t instance);
   std::optional<Audit> audit();
@@ -51,6 +52,7 @@ class Ledger {
 
   explicit Ledger(const Geometry& geometry, std::string_view name_space);
   explicit Ledger(int fd);
+  bool is_to_sweep(uint32_t slot) const;
   void check_request(const NewRequest& request) const;
   void write_request(uint32_t slot, const NewRequest& request);
 

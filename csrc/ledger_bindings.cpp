@@ -6,7 +6,6 @@
 #include <pybind11/stl.h>
 
 #include "bindings.h"
-#include "failpoints.h"
 #include "holder.h"
 #include "ledger_snapshots.h"
 
@@ -212,10 +211,7 @@ void bind_ledger(py::module_& m) {
   def_slot_snapshots(cls);
   def_totals(cls);
   def_operations(cls);
-#ifdef PDRT_FAILPOINTS
-  m.def("failpoint_arm", &failpoint_arm, py::arg("n"), py::arg("stop") = false);
-  m.def("shared_writes", &shared_writes);
-#endif
+  bind_failpoints(m);
 }
 
 }  // namespace pdrt

@@ -9,5 +9,6 @@ namespace pdrt {
 
 void bind_ledger_values(pybind11::module_& m);
 void bind_holder(pybind11::module_& m);
+void bind_failpoints(pybind11::module_& m);  // nothing in the normal build
 
 }  // namespace pdrt

@@ -50,6 +50,10 @@ double monotonic_seconds() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
+uint32_t num_tokens_with_kv(const LedgerMemory& memory, uint32_t slot) {
+  return get(memory.slots[slot].num_prompt_tokens) + get(memory.slots[slot].max_tokens) - 1;
+}
+
 void Geometry::check() const {
   check_range("page_size", page_size, 1, 1u << 16);
   check_range("max_model_len", max_model_len, 2, 1u << 24);

@@ -156,6 +156,9 @@ class LedgerMemory {
   size_t num_bytes_ = 0;
 };
 
+// Tokens whose KV the slot's request can ever need: the last token of all gets none.
+uint32_t num_tokens_with_kv(const LedgerMemory& memory, uint32_t slot);
+
 double monotonic_seconds();
 
 }  // namespace pdrt

@@ -59,10 +59,6 @@ uint32_t LedgerState::num_tokens(uint32_t slot) const {
   return get(m.slots[slot].num_prompt_tokens) + m.lengths[slot].get().num_output_tokens;
 }
 
-uint32_t LedgerState::full(uint32_t slot) const {
-  return get(m.slots[slot].num_prompt_tokens) + get(m.slots[slot].max_tokens) - 1;
-}
-
 bool LedgerState::list_is_current(uint32_t slot) const {
   for (uint32_t i = 0; i < get(m.slots[slot].num_pages); ++i) {
     const PageRef ref = m.list_of(slot)[i].get();
@@ -124,10 +120,10 @@ std::span<const uint32_t> LedgerState::find_hits(uint32_t slot, uint32_t most) {
   return {m.scratch, count};
 }
 
-uint32_t LedgerState::num_cached(std::span<const uint32_t> pages) const {
-  uint32_t count = 0;
-  for (const uint32_t page : pages) count += m.readers[page] == 0;
-  return count;
+bool LedgerState::has_room(uint32_t need, std::span<const uint32_t> hits) const {
+  uint32_t available = free.count() + cached.count();
+  for (const uint32_t page : hits) available -= m.readers[page] == 0;
+  return available >= need + num_decoding();
 }
 
 void LedgerState::pin(std::span<const uint32_t> pages) {

@@ -43,8 +43,6 @@ class LedgerState {
   // -- slots
   // ----------------------------------------------------------------------------------------
   uint32_t num_tokens(uint32_t slot) const;
-  // Tokens whose KV the slot can ever need: the last token of all gets none.
-  uint32_t full(uint32_t slot) const;
   bool list_is_current(uint32_t slot) const;
   bool is_oldest(uint32_t slot) const;          // of the slots that hold pages
   bool is_oldest_queued(uint32_t slot) const;   // of those that still wish to run
@@ -55,7 +53,10 @@ class LedgerState {
   // ---------------------------------------------------------------------------------------- The
   // indexed pages that hold the slot's first tokens, at most `most`; in scratch memory.
   std::span<const uint32_t> find_hits(uint32_t slot, uint32_t most);
-  uint32_t num_cached(std::span<const uint32_t> pages) const;  // of them, those without a reader
+  // Are there `need` free and evictable pages beside the hits and the watermark? The hits are not
+  // to be evicted for their own request; one page for each decoding request stays, else it would
+  // take back by preemption what was just given.
+  bool has_room(uint32_t need, std::span<const uint32_t> hits) const;
   // Counts one reader more for each page, so that none is evicted; list_hits must follow.
   void pin(std::span<const uint32_t> pages);
   // Appends pinned pages to the slot's list.
