@@ -53,7 +53,11 @@ def answers() -> tuple[Answer, ...]:
 
 def assert_matches(prompt_index: int, tokens: Sequence[int], excuses: Excuses = EXCUSES) -> None:
     """Asserts that `tokens`, a beginning of the output of one prompt, are the oracle's."""
-    answer = answers()[prompt_index]
+    assert_equals(answers()[prompt_index], tokens, excuses)
+
+
+def assert_equals(answer: Answer, tokens: Sequence[int], excuses: Excuses = EXCUSES) -> None:
+    """The same for any answer of transformers (tests.checkpoints.greedy)."""
     expected = answer.output_token_ids[: len(tokens)]
     assert len(tokens) == len(expected), "more tokens than the oracle has"
     for step, (token, right) in enumerate(zip(tokens, expected, strict=True)):

@@ -1,0 +1,133 @@
+"""Our decoder over pages against transformers, for both families and for the real model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pdrt.model.decoder import rotary_table
+from tests.checkpoints import VOCAB_SIZE, make_llama, make_phi, transformers_model
+from tests.oracle import answers, assert_equals
+from tests.paged import PagedModel
+
+PROMPTS = (0, 2, 9)  # of the oracle: text, a question, a table
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_phi"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+@torch.inference_mode()
+def logits_of(model: PreTrainedModel, tokens: list[int]) -> Tensor:
+    return model(input_ids=torch.tensor([tokens])).logits[0].float()
+
+
+def random_tokens(num_tokens: int, seed: int = 3) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB_SIZE, (num_tokens,), generator=generator).tolist()
+
+
+def in_chunks(model: PagedModel, tokens: list[int], *lengths: int) -> Tensor:
+    """Logits of all tokens, computed in chunks of these lengths and then one by one."""
+    request, parts, start = model.request(), [], 0
+    for length in [*lengths, *[1] * (len(tokens) - sum(lengths))]:
+        parts.append(model.logits((request, tokens[start : start + length])))
+        start += length
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("page_size", [16, 32])
+def test_logits_are_those_of_transformers_in_chunks_and_in_decode(
+    checkpoint: Path, page_size: int
+) -> None:
+    tokens = random_tokens(120)
+    expected = logits_of(transformers_model(checkpoint), tokens)
+    ours = in_chunks(PagedModel(checkpoint, page_size=page_size), tokens, 16, 1, 50, 30)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"head_dim": 32, "num_key_value_heads": 1},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ],
+)
+def test_each_variant_of_llama_is_carried(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = make_llama(tmp_path, **changes)
+    tokens = random_tokens(40)
+    expected = logits_of(transformers_model(folder), tokens)
+    ours = in_chunks(PagedModel(folder), tokens, 40)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_phi_with_grouped_heads_and_half_rotation_is_carried(tmp_path: Path) -> None:
+    folder = make_phi(tmp_path, num_key_value_heads=1, partial_rotary_factor=0.5)
+    tokens = random_tokens(40)
+    expected = logits_of(transformers_model(folder), tokens)
+    ours = in_chunks(PagedModel(folder), tokens, 40)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_does_not_see_the_other_rows_of_its_step(checkpoint: Path) -> None:
+    first, second = random_tokens(70, seed=1), random_tokens(33, seed=2)
+    alone = in_chunks(PagedModel(checkpoint), first, 69)[-1]
+    model = PagedModel(checkpoint)
+    decoding = model.request()
+    model.logits((decoding, first[:69]))
+    together = model.logits((model.request(), second), (decoding, first[69:]))
+    torch.testing.assert_close(together[-1], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_progress_is_told_after_each_layer(tiny_llama: Path) -> None:
+    model = PagedModel(tiny_llama)
+    model.logits((model.request(), [1, 2, 3]))
+    assert model.num_layers_done == 3
+
+
+def test_the_rotary_table_has_cosines_then_sines(tiny_phi: Path) -> None:
+    spec = PagedModel(tiny_phi).spec
+    table = rotary_table(spec)
+    assert table.shape == (2048, 32)
+    # pair 3 of 16 at position 100 turns by 100 * 10000^(-6/32)
+    angle = torch.tensor(100 * 10000.0 ** (-6 / 32))
+    torch.testing.assert_close(table[100, 3], angle.cos(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(table[100, 19], angle.sin(), rtol=0, atol=1e-5)
+
+
+def test_the_default_model_gives_the_oracles_tokens(smollm2: Path) -> None:
+    model = PagedModel(smollm2, num_pages=24)
+    for index in PROMPTS:
+        answer = answers()[index]
+        request, tokens = model.request(), []
+        logits = model.logits((request, answer.prompt_token_ids))
+        for _ in range(32):
+            tokens.append(int(logits[-1].argmax()))
+            logits = model.logits((request, tokens[-1:]))
+        assert_equals(answer, tokens)
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_llama", "tiny_phi", "smollm2"], indirect=True)
+def test_bfloat16_errs_at_most_twice_as_much_as_transformers(checkpoint: Path) -> None:
+    tokens = answers()[14].prompt_token_ids if "smollm2" in str(checkpoint) else random_tokens(100)
+    exact = logits_of(transformers_model(checkpoint), tokens)
+    theirs = logits_of(transformers_model(checkpoint, torch.bfloat16), tokens) - exact
+    ours = in_chunks(PagedModel(checkpoint, "bfloat16"), tokens, 60, len(tokens) - 70) - exact
+    assert ours.abs().max() <= 2 * theirs.abs().max()
+    assert ours.square().mean().sqrt() <= 2 * theirs.square().mean().sqrt()
