@@ -1,0 +1,138 @@
+"""The weight memory: one layout for all processes, cast once, mapped without a copy."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pdrt._C import Memory
+from pdrt.errors import ModelError
+from pdrt.model.checkpoint import read_spec
+from pdrt.model.layout import ALIGNMENT, WeightDType, weight_layout
+from pdrt.model.spec import tensors
+from pdrt.model.weights import load_weights, map_weights
+from tests.checkpoints import make_llama
+
+
+def loaded(folder: Path, dtype: WeightDType) -> dict[str, torch.Tensor]:
+    layout = weight_layout(read_spec(folder), dtype)
+    memory = Memory.create("test weights", layout.num_bytes)
+    load_weights(folder, dtype, memory)
+    return map_weights(memory, layout)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_stand_aligned_one_after_the_other(tiny_phi: Path, dtype: WeightDType) -> None:
+    spec = read_spec(tiny_phi)
+    layout = weight_layout(spec, dtype)
+    assert layout == weight_layout(read_spec(tiny_phi), dtype)
+    end = 0
+    for name, (offset, shape) in layout.entries.items():
+        assert offset % ALIGNMENT == 0 and end <= offset < end + ALIGNMENT
+        assert shape == tensors(spec)[name]
+        end = offset + torch.Size(shape).numel() * (4 if dtype == "float32" else 2)
+    assert end <= layout.num_bytes < end + ALIGNMENT
+
+
+def test_every_tensor_of_the_checkpoint_arrives(tiny_llama: Path) -> None:
+    ours, theirs = loaded(tiny_llama, "float32"), load_file(tiny_llama / "model.safetensors")
+    prefix = "model.layers.1."
+    qkv = [theirs[f"{prefix}self_attn.{x}_proj.weight"] for x in "qkv"]
+    assert torch.equal(ours["layers.1.qkv.weight"], torch.cat(qkv))
+    gate_up = [theirs[f"{prefix}mlp.{x}_proj.weight"] for x in ("gate", "up")]
+    assert torch.equal(ours["layers.1.gate_up.weight"], torch.cat(gate_up))
+    assert torch.equal(ours["head.weight"], theirs["lm_head.weight"])
+    assert sum(t.numel() for t in ours.values()) == sum(t.numel() for t in theirs.values())
+
+
+def test_weights_are_cast_once_to_the_nearest_bfloat16(tiny_phi: Path) -> None:
+    ours, theirs = loaded(tiny_phi, "bfloat16"), load_file(tiny_phi / "model.safetensors")
+    expected = theirs["model.final_layernorm.weight"].to(torch.bfloat16)
+    assert torch.equal(ours["final_norm.weight"], expected)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_checkpoints_in_half_precision_are_read(tmp_path: Path, stored: torch.dtype) -> None:
+    folder = make_llama(tmp_path)
+    path = folder / "model.safetensors"
+    halved = {name: tensor.to(stored) for name, tensor in load_file(path).items()}
+    save_file(halved, path, {"format": "pt"})
+    expected = halved["model.norm.weight"].float()
+    assert torch.equal(loaded(folder, "float32")["final_norm.weight"], expected)
+
+
+def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, tie_word_embeddings=True)
+    assert "head.weight" not in loaded(folder, "float32")
+
+
+def test_sharded_checkpoints_are_read(tmp_path: Path, tiny_llama: Path) -> None:
+    from tests.checkpoints import transformers_model
+
+    transformers_model(tiny_llama).save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours, whole = loaded(tmp_path, "float32"), loaded(tiny_llama, "float32")
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+def test_views_share_the_memory_and_keep_it(tiny_llama: Path) -> None:
+    layout = weight_layout(read_spec(tiny_llama), "float32")
+    memory = Memory.create("test weights", layout.num_bytes)
+    load_weights(tiny_llama, "float32", memory)
+    reader = Memory.attach(memory.fd, writable=False)
+    views = map_weights(reader, layout)
+    offset, _ = layout.entries["final_norm.weight"]
+    assert views["final_norm.weight"].data_ptr() == reader.address + offset
+    written = map_weights(memory, layout)["final_norm.weight"]
+    written[0] = 42.0
+    del reader, memory, written
+    assert views["final_norm.weight"][0] == 42.0
+
+
+def test_writing_to_a_workers_weights_ends_the_process(tiny_llama: Path) -> None:
+    script = f"""
+from pathlib import Path
+from pdrt._C import Memory
+from pdrt.model.checkpoint import read_spec
+from pdrt.model.layout import weight_layout
+from pdrt.model.weights import load_weights, map_weights
+folder = Path({str(tiny_llama)!r})
+layout = weight_layout(read_spec(folder), "float32")
+memory = Memory.create("test weights", layout.num_bytes)
+load_weights(folder, "float32", memory)
+fd = memory.fd
+views = map_weights(Memory.attach(fd, writable=False), layout)
+print(float(views["final_norm.weight"].sum()) != 0.0, flush=True)
+views["final_norm.weight"].zero_()
+print("written")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+    assert done.returncode == -signal.SIGSEGV
+
+
+def test_nothing_is_written_of_a_checkpoint_that_is_not_whole(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path)
+    path = folder / "model.safetensors"
+    kept = {n: t for n, t in load_file(path).items() if n != "model.norm.weight"}
+    save_file(kept, path, {"format": "pt"})
+    layout = weight_layout(read_spec(folder), "float32")
+    memory = Memory.create("test weights", layout.num_bytes)
+    with pytest.raises(ModelError, match=r"no tensor model\.norm\.weight"):
+        load_weights(folder, "float32", memory)
+    assert not torch.utils.dlpack.from_dlpack(memory).any()
+
+
+def test_a_spec_whose_heads_do_not_fit_is_refused(tiny_llama: Path) -> None:
+    spec = read_spec(tiny_llama)
+    with pytest.raises(ModelError, match="4 query heads cannot share 3 KV heads"):
+        replace(spec, num_kv_heads=3)
+    with pytest.raises(ModelError, match="rotary dimension 15"):
+        replace(spec, rotary_dim=15)
