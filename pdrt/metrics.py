@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from pdrt.request import RequestMetrics
 
+FINISH_REASONS = ("stop", "length", "abort", "error")
 PAGE_STATES = ("free", "prefilling", "sealed", "decoding", "cached", "quarantined")
 
 # fmt: off
@@ -171,10 +172,10 @@ class RequestHistory:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"pdrt:{name}", text, ["model_name", *labels], registry=registry)
 
-        self._model_name = model_name
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens.").labels(model_name)
         self._tokens = counter("generation_tokens", "Output tokens.").labels(model_name)
-        self._success = counter("request_success", "Ended requests by reason.", "finished_reason")
+        success = counter("request_success", "Ended requests by reason.", "finished_reason")
+        self._success = {reason: success.labels(model_name, reason) for reason in FINISH_REASONS}
         self._gap = histogram("inter_token_latency", "Gaps between output tokens.", _GAP_BUCKETS)
         self._first = histogram("time_to_first_token", "Arrival to the first token.", _WAIT_BUCKETS)
         self._total = histogram("e2e_request_latency", "Arrival to the last token.", _WAIT_BUCKETS)
@@ -210,11 +211,11 @@ class RequestHistory:
             self._gap.observe(0.0)
 
     def finished(self, reason: str, metrics: RequestMetrics | None, now: float) -> None:
-        """A request ended: "stop", "length", "abort" or "error". No metrics: it had no output.
+        """A request ended, for one of FINISH_REASONS. No metrics: it had no output.
 
         Its latencies count where it ran to its end.
         """
-        self._success.labels(self._model_name, reason).inc()
+        self._success[reason].inc()
         if metrics is None or reason not in ("stop", "length"):
             return
         self._total.observe(now - metrics.arrival_time)

@@ -17,6 +17,7 @@ from setproctitle import setproctitle
 
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
+from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.request import SamplingParams
 from pdrt.serve.app import Server, create_app
 from pdrt.serve.flags import CommandLine, parse
@@ -48,7 +49,7 @@ def main() -> int:
 def _run(line: CommandLine, listener: socket.socket) -> int:
     with listener, Engine(**msgspec.structs.asdict(line.engine)) as engine:
         facts = engine.startup_summary()
-        name = line.server.served_model_name or str(facts["model"])
+        name = line.server.served_model_name or line.engine.model or DEFAULT_MODEL
         server = Server(engine, name)
         app = create_app(server)
         seconds = _warm_up(engine)

@@ -1,0 +1,87 @@
+"""The command line: one table, Settings' own defaults, one sentence for each mistake."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from pdrt.config import Settings
+from pdrt.serve.flags import HELP, ServerSettings, parse
+
+
+def test_without_flags_the_settings_are_the_engines_defaults() -> None:
+    line = parse([])
+    assert line.engine == Settings()
+    assert line.server == ServerSettings(host="127.0.0.1", port=8000)
+
+
+def test_every_setting_is_a_flag_with_a_help_text() -> None:
+    names = {*Settings.__struct_fields__, *ServerSettings.__struct_fields__}
+    assert set(HELP) == names
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        (["--model", "/models/x"], "model", "/models/x"),
+        (["--dtype", "bfloat16"], "dtype", "bfloat16"),
+        (["--max-model-len", "512"], "max_model_len", 512),
+        (["--page-size", "32"], "page_size", 32),
+        (["--block-size", "32"], "page_size", 32),
+        (["--num-decode-workers=2"], "num_decode_workers", 2),
+        (["--disaggregation-mode", "unified"], "disaggregation_mode", "unified"),
+        (["--watchdog-timeout", "2.5"], "watchdog_timeout", 2.5),
+    ],
+)
+def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> None:
+    assert parse(argv).engine == msgspec.structs.replace(Settings(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--page-size", "17"], "--page-size is 17"),
+        (["--port", "70000"], "--port is 70000"),
+        (["--port", "http"], "--port"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--send-timeout", "0"], "--send-timeout is 0"),
+        (["--max-num-seqs", "0"], "--max-num-seqs is 0"),
+        (["--paeg-size", "16"], "--paeg-size"),
+        (["--page", "16"], "--page"),
+        (["--served-model-name", ""], "--served-model-name"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_sentence_and_code_2(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(argv)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert message.count("\n") == 1
+
+
+def test_a_port_in_use_is_told_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = serve("--port", port, "--model", "/nothing/here")
+    assert ended.returncode == 2
+    assert f"127.0.0.1:{port}: Address already in use" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_ends_in_one_sentence() -> None:
+    ended = serve("--port", "0", "--model", "/nothing/here")
+    assert ended.returncode == 2
+    assert "/nothing/here" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def serve(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pdrt.serve", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

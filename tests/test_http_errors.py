@@ -1,0 +1,181 @@
+"""What the server refuses: the status, OpenAI's shape, and a sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.server_process import ServerProcess, eventually
+
+VOCAB_SIZE = 257
+CONTEXT = 2048
+
+
+def error_of(response: httpx.Response) -> dict[str, object]:
+    """The error of an answer, whose shape must be OpenAI's."""
+    body = response.json()
+    assert list(body) == ["error"]
+    assert sorted(body["error"]) == ["code", "message", "param", "type"]
+    assert "\n" not in body["error"]["message"]
+    return dict(body["error"])
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"prompt": ""}, "prompt", "empty"),
+        ({"prompt": []}, "prompt", "empty"),
+        ({"prompt": [[]]}, "prompt", "empty"),
+        ({}, "prompt", "missing"),
+        ({"prompt": 5}, "prompt", "give text"),
+        ({"prompt": [1, "a"]}, "prompt", "give text"),
+        ({"prompt": [[1], "a"]}, "prompt", "give text"),
+        ({"prompt": [True]}, "prompt", "give text"),
+        ({"prompt": ["x"] * 129}, "prompt", "at most 128"),
+        ({"prompt": [1] * CONTEXT}, "prompt", "has 2048 tokens"),
+        ({"prompt": [VOCAB_SIZE]}, "prompt", "token 0 is 257; token ids are 0 to 256"),
+        ({"prompt": [1, -1]}, "prompt", "token 1 is -1"),
+        ({"prompt": [10**30]}, "prompt", "token ids are"),
+        ({"prompt": "\ud800"}, "prompt", "Unicode"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "max_tokens=0"),
+        ({"prompt": "x", "max_tokens": "5"}, "max_tokens", "valid integer"),
+        ({"prompt": "x", "max_tokens": 1.5}, "max_tokens", "valid integer"),
+        ({"prompt": "x", "temperature": -1}, "temperature", "temperature=-1"),
+        ({"prompt": "x", "temperature": "hot"}, "temperature", "valid number"),
+        ({"prompt": "x", "top_p": 0}, "top_p", "top_p=0"),
+        ({"prompt": "x", "top_k": -2}, "top_k", "top_k=-2"),
+        ({"prompt": "x", "seed": -1}, "seed", "seed=-1"),
+        ({"prompt": "x", "seed": 2**63}, "seed", "seed="),
+        ({"prompt": "x", "stop": [""]}, "stop", "1 to 256 characters"),
+        ({"prompt": "x", "stop": ["a"] * 17}, "stop", "at most 16"),
+        ({"prompt": "x", "stop": {"a": 1}}, "stop", "give a text or a list of texts"),
+        ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean"),
+        ({"prompt": "x", "stream_options": 1}, "stream_options", "stream_options=1"),
+        ({"prompt": "x", "n": 2}, "n", "n=2 is not supported"),
+        ({"prompt": "x", "echo": True}, "echo", "not supported"),
+        ({"prompt": "x", "logprobs": 2}, "logprobs", "give 0 or 1"),
+        ({"prompt": "x", "logit_bias": {"1": 5}}, "logit_bias", "not supported"),
+        ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"prompt": "x", "priority": 10**6}, "priority", "priority=1000000"),
+    ],
+)
+def test_a_wrong_completion_is_told_what_is_wrong(
+    server: ServerProcess, body: dict[str, object], param: str, words: str
+) -> None:
+    content = json.dumps(body)  # httpx would refuse to encode half of a surrogate pair
+    headers = {"Content-Type": "application/json"}
+    response = server.client.post("/v1/completions", content=content, headers=headers)
+    error = error_of(response)
+    assert response.status_code == 400
+    assert error["param"] == param
+    assert words in str(error["message"])
+    assert len(str(error["message"])) < 300
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({}, "messages", "missing"),
+        ({"messages": []}, "messages", "empty"),
+        ({"messages": "hello"}, "messages", "valid list"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content", "give text"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'user'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+            "give text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3},
+            "top_logprobs",
+            "not supported",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
+            "tools",
+            "not supported",
+        ),
+    ],
+)
+def test_a_wrong_chat_is_told_what_is_wrong(
+    server: ServerProcess, body: dict[str, object], param: str, words: str
+) -> None:
+    response = server.chat(**body)
+    error = error_of(response)
+    assert (response.status_code, error["param"]) == (400, param)
+    assert words in str(error["message"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'"prompt"',
+        b'{"prompt": "\xff\xfe"}',
+        b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"prompt": "x", "max_tokens": ' + b"9" * 5000 + b"}",
+        b'{"prompt": "x", "temperature": NaN}',
+        b'{"prompt": "x", "temperature": 1e999}',
+    ],
+    ids=["nothing", "half", "list", "text", "utf-8", "deep", "digits", "nan", "infinity"],
+)
+def test_a_body_that_is_no_good_json_is_a_400(server: ServerProcess, content: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = server.client.post("/v1/completions", content=content, headers=headers)
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_a_body_of_another_type_is_told_which_to_send(server: ServerProcess) -> None:
+    response = server.client.post("/v1/completions", data={"prompt": "x"})
+    assert response.status_code == 400
+    assert "Content-Type: application/json" in str(error_of(response)["message"])
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_a_413(server: ServerProcess, chunked: bool) -> None:
+    content = b"x" * (9 << 20)
+    response = server.client.post(
+        "/v1/completions", content=iter([content]) if chunked else content
+    )
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "body_too_large"
+
+
+def test_an_unknown_model_is_a_404(server: ServerProcess) -> None:
+    response = server.complete(model="gpt-17", prompt="x")
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (404, "model_not_found")
+    assert "'gpt-17'" in str(error["message"])
+    assert "'tiny'" in str(error["message"])
+
+
+def test_an_unknown_route_is_a_404(server: ServerProcess) -> None:
+    response = server.client.get("/v1/nothing")
+    assert response.status_code == 404
+    assert "GET '/v1/nothing'" in str(error_of(response)["message"])
+
+
+def test_a_wrong_method_is_a_405_that_names_the_right_one(server: ServerProcess) -> None:
+    response = server.client.get("/v1/completions")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert "use POST" in str(error_of(response)["message"])
+
+
+def test_more_requests_than_may_wait_are_a_503_and_leave_nothing(server: ServerProcess) -> None:
+    response = server.complete(prompt=[[1] * 1500] * 128, max_tokens=400, ignore_eos=True)
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "overloaded"
+    assert int(response.headers["retry-after"]) >= 1
+    assert eventually(server.is_idle)
+
+
+def test_headers_that_are_too_large_are_refused(server: ServerProcess) -> None:
+    with server.raw(b"GET /live HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 100_000) as connection:
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400")

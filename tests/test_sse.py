@@ -1,0 +1,232 @@
+"""The rules of a stream: what the bytes are, what a chunk holds, and when there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from pdrt.errors import EngineDead
+from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
+from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, usage
+from pdrt.serve.lifecycle import Lifecycle
+from pdrt.serve.schemas import StreamOptions
+from pdrt.serve.streaming import EventStream, Outputs, Work, event, events
+from tests.server_process import ServerProcess, data_of, post
+
+PATHS = {
+    "/v1/completions": {"prompt": "A stream of bytes"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "A stream"}]},
+}
+HEAD = Head("cmpl", "tiny")
+
+
+def decode(token_ids: list[int]) -> str:
+    return bytes(token_ids).decode(errors="replace")
+
+
+def output(text: str, reason: str | None = None, logprobs: bool = False) -> RequestOutput:
+    """What the engine gives when so much text was generated, one token for each byte."""
+    ids = list(text.encode())
+    values = [-0.5] * len(ids) if logprobs else None
+    return RequestOutput(
+        request_id="r",
+        prompt=None,
+        prompt_token_ids=[1, 2, 3],
+        outputs=[CompletionOutput(0, text, ids, values, reason)],
+        finished=reason is not None,
+        metrics=RequestMetrics(0.0),
+        num_cached_tokens=2,
+    )
+
+
+# -- chunks ---
+
+
+def test_each_delta_starts_where_the_last_one_ended() -> None:
+    choice = Choice(0)
+    deltas = [choice.advance(output(text)) for text in ("ab", "abc", "abc", "abcdé")]
+    assert [d.text for d in deltas] == ["ab", "c", "", "dé"]
+    assert [d.offset for d in deltas] == [0, 2, 3, 3]
+    assert [len(d.token_ids) for d in deltas] == [2, 1, 0, 3]
+    assert [d.is_first for d in deltas] == [True, False, False, False]
+    assert [d.is_empty for d in deltas] == [False, False, True, False]
+
+
+def test_usage_is_counted_in_tokens_of_all_choices() -> None:
+    counted = usage([output("abc"), output("é")])
+    assert counted["prompt_tokens"] == 6
+    assert counted["completion_tokens"] == 5
+    assert counted["total_tokens"] == 11
+    assert counted["prompt_tokens_details"] == {"cached_tokens": 4}
+
+
+def test_offsets_of_logprobs_go_on_over_chunks() -> None:
+    form, choice = CompletionFormat(HEAD, decode, with_token_ids=False), Choice(0)
+    chunks = [form.chunk(choice.advance(output(t, logprobs=True))) for t in ("ab", "abcd")]
+    logprobs = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [x["tokens"] for x in logprobs] == [["a", "b"], ["c", "d"]]
+    assert [x["text_offset"] for x in logprobs] == [[0, 1], [2, 3]]
+
+
+def test_a_token_that_is_half_a_character_has_no_bytes() -> None:
+    form = ChatFormat(HEAD, decode, with_token_ids=False)
+    chunk = form.chunk(Choice(0).advance(output("é", logprobs=True)))
+    tokens = chunk["choices"][0]["logprobs"]["content"]
+    assert [t["bytes"] for t in tokens] == [None, None]
+
+
+def test_prompt_ids_come_once_and_only_when_asked_for() -> None:
+    for form_type in (CompletionFormat, ChatFormat):
+        choice = Choice(0)
+        form = form_type(HEAD, decode, True)
+        first, second = (form.chunk(choice.advance(output(text))) for text in ("a", "ab"))
+        assert first.get("prompt_token_ids", first["choices"][0].get("prompt_token_ids")) == [
+            1,
+            2,
+            3,
+        ]
+        assert not second.get("prompt_token_ids", second["choices"][0].get("prompt_token_ids"))
+        assert second["choices"][0]["token_ids"] == [98]
+        plain = form_type(HEAD, decode, False).chunk(Choice(0).advance(output("a")))
+        assert "token_ids" not in json.dumps(plain)
+
+
+# -- the stream's bytes, with outputs that a test decides ---
+
+
+def work_of(*outputs: RequestOutput | Exception) -> Work:
+    async def stream() -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        for item in outputs:
+            if isinstance(item, Exception):
+                raise item
+            yield 0, item
+
+    def start() -> Outputs:
+        return stream()
+
+    return Work(Lifecycle(), start, CompletionFormat(HEAD, decode, False), num_choices=1)
+
+
+def sent_by(work: Work, **options: bool) -> list[dict[str, Any]]:
+    """The ASGI messages of a stream."""
+    messages: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    stream = EventStream(work, StreamOptions(**options))
+    scope = {"type": "http", "state": {"request_id": "label"}}
+    asyncio.run(stream(scope, receive, send))
+    return messages
+
+
+def test_an_output_without_news_is_no_event() -> None:
+    async def count() -> int:
+        work = work_of(output(""), output("a"), output("a"), output("ab", "length"))
+        return len([data async for data in events(work, StreamOptions())])
+
+    assert asyncio.run(count()) == 2
+
+
+def test_nothing_is_sent_before_the_first_token() -> None:
+    messages = sent_by(work_of(output(""), output("a", "length")))
+    assert [m["type"] for m in messages[:2]] == ["http.response.start", "http.response.body"]
+    assert json.loads(messages[1]["body"].removeprefix(b"data: "))["choices"][0]["text"] == "a"
+
+
+def test_an_error_before_the_first_token_keeps_its_own_status() -> None:
+    with pytest.raises(EngineDead):
+        sent_by(work_of(EngineDead("gone")))
+
+
+def test_an_error_after_the_first_token_is_told_in_the_stream() -> None:
+    _, _, error, done = sent_by(work_of(output("a"), EngineDead("the keeper is gone")))
+    told = json.loads(error["body"].removeprefix(b"data: "))["error"]
+    assert (told["message"], told["code"]) == ("the keeper is gone", "engine_dead")
+    assert done == {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
+
+
+def test_a_mistake_of_ours_does_not_tell_its_details(caplog: pytest.LogCaptureFixture) -> None:
+    _, _, error, _ = sent_by(work_of(output("a"), ValueError("secret 0x7ffe1234")))
+    assert b"secret" not in error["body"]
+    assert b"internal_error" in error["body"]
+    assert "secret" in caplog.text and "label" in caplog.text
+
+
+def test_usage_in_every_chunk_only_where_asked_for() -> None:
+    outputs = (output("a"), output("ab", "length"))
+
+    def usages(**options: bool) -> list[object]:
+        bodies = [m["body"] for m in sent_by(work_of(*outputs), **options)[1:-1]]
+        chunks = [json.loads(body.removeprefix(b"data: ")) for body in bodies]
+        return [chunk.get("usage", "none") and chunk.get("usage", "none") for chunk in chunks]
+
+    assert usages() == ["none", "none"]
+    assert usages(continuous_usage_stats=True) == ["none", "none"]
+    asked = usages(include_usage=True)
+    assert asked[:2] == [None, None] and len(asked) == 3
+    counts = usages(include_usage=True, continuous_usage_stats=True)
+    assert [c["completion_tokens"] for c in counts] == [1, 2, 2]  # type: ignore[index]
+
+
+def test_an_event_is_one_line_of_data() -> None:
+    assert event(b'{"a": "\\n"}') == b'data: {"a": "\\n"}\n\n'
+
+
+# -- the stream's bytes, from a real server ---
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stream_is_events_one_for_each_token_and_done(server: ServerProcess, path: str) -> None:
+    body = {**PATHS[path], "max_tokens": 30, "ignore_eos": True, "return_token_ids": True}
+    request = {**body, "stream": True}
+    with server.client.stream("POST", path, json=request) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        *chunks, done = list(data_of(response))
+    assert done == "[DONE]"
+    tokens = [json.loads(chunk)["choices"][0]["token_ids"] for chunk in chunks]
+    assert sum(map(len, tokens)) == 30
+    assert all(tokens[:-1]), "no chunk without a token, but for the end's"
+    assert len(chunks) > 15, "tokens are sent as they come"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stream_that_cannot_start_is_a_plain_error(server: ServerProcess, path: str) -> None:
+    response = server.client.post(path, json={**PATHS[path], "stream": True, "max_tokens": 0})
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/json"
+
+
+def test_the_prompts_of_a_list_share_a_stream(server: ServerProcess) -> None:
+    body = {"prompt": ["one", "two", "three"], "max_tokens": 9, "ignore_eos": True, "seed": 5}
+    whole = [choice["text"] for choice in server.complete(**body).json()["choices"]]
+    *chunks, _ = server.events("/v1/completions", **body)
+    texts = ["", "", ""]
+    for chunk in map(json.loads, chunks):
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert texts == whole
+
+
+def test_streamed_logprobs_are_finite(server: ServerProcess) -> None:
+    *chunks, _ = server.events("/v1/completions", prompt="x", max_tokens=6, logprobs=0)
+    values = [v for c in chunks for v in json.loads(c)["choices"][0]["logprobs"]["token_logprobs"]]
+    assert values and all(math.isfinite(value) for value in values)
+
+
+def test_a_connection_serves_again_after_a_stream(server: ServerProcess) -> None:
+    body = {"prompt": "x", "max_tokens": 2, "stream": True}
+    with server.raw(post("/v1/completions", body)) as connection:
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):  # the end of a chunked answer
+            received += connection.recv(65536)
+        connection.sendall(b"GET /live HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
