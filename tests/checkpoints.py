@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-VOCAB_SIZE = 257  # the bytes, and END
+VOCAB_SIZE = 258  # the bytes, "th", and END
 COMMON = {
     "vocab_size": VOCAB_SIZE,
     "max_position_embeddings": 2048,
@@ -67,9 +67,10 @@ def _save(model: PreTrainedModel, folder: Path, chat_template: str | None) -> Pa
 
 
 def _byte_tokenizer() -> Tokenizer:
-    """One token for each byte, and END."""
-    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    """One token for each byte, one for "th", and END."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("t", "h")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(END, normalized=False, special=True)])
