@@ -51,7 +51,8 @@ class NinjaBuild(build_ext):
     """Compiles each extension with ninja, which knows what changed, headers and flags included."""
 
     def build_extension(self, extension: Extension) -> None:
-        folder = Path(self.build_temp).resolve() / extension.name
+        # Not in build_temp: editable installations get a new one each time, and would start afresh.
+        folder = ROOT / "build" / sysconfig.get_platform() / extension.name
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
