@@ -1,5 +1,6 @@
 // What only the tests' build offers: deaths at chosen writes, and where things lie.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "ledger_bindings.h"
 

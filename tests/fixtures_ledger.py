@@ -9,7 +9,13 @@ import pytest
 from pdrt import _C
 from tests.ledger_driver import assert_clean
 
-SMALL = dict(num_pages=8, page_size=4, num_slots=4, max_model_len=16, sealed_bound=2)
+SMALL = {
+    "num_pages": 8,
+    "page_size": 4,
+    "num_slots": 4,
+    "max_model_len": 16,
+    "sealed_bound": 2,
+}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""The ledger in plain Python: what each operation means, without memory layout, deaths or order of writes.
+"""The ledger in plain Python: what each operation means.
 
-Pages have no numbers here: a page is an object, new each time it is taken from the free ones. Outcomes
-are the names of pdrt._C.Outcome.
+No memory layout, no deaths, no order of writes. Pages have no numbers here: a page is an object,
+new each time it is taken from the free ones. Outcomes are the names of pdrt._C.Outcome.
 """
 
 from __future__ import annotations

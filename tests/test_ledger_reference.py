@@ -1,8 +1,8 @@
 """The C++ ledger beside a plain Python one: random operations, the same answers, the same books.
 
-Two workers of both phases run with up to two steps in flight and die at any time. Their steps write a
-pretend KV pool at launch and once more when they are read, since a step may write until then: a page
-that was given to another too early is found by what it holds.
+Two workers of both phases run with up to two steps in flight and die at any time. Their steps write
+a pretend KV pool at launch and once more when they are read, since a step may write until then: a
+page that was given to another too early is found by what it holds.
 """
 
 from __future__ import annotations
@@ -20,14 +20,23 @@ from tests.ledger_reference import Page, Reference
 WORKERS = st.sampled_from([0, 1])
 SLOTS = st.integers(0, 3)
 PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=9)  # two token ids: many equal prefixes
+MAX_TOKENS = st.sampled_from([1, 2, 5, 5])
+SOME_SLOTS = st.lists(SLOTS, min_size=1, max_size=6)
 AGE = st.sampled_from([0, 0, 0, 1])  # of the generation in a message: mostly the current one
 TORN = -2  # what a step writes whose slot was given up: no token's KV
 MAX_MODEL_LEN = 14
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    @initialize(page_size=st.integers(1, 4), spare=st.integers(0, 6), bound=st.integers(1, 2))
-    def create(self, page_size: int, spare: int, bound: int) -> None:
+    @initialize(
+        page_size=st.integers(1, 4),
+        spare=st.integers(0, 4),
+        bound=st.integers(1, 2),
+        requests=st.lists(st.tuples(PROMPTS, MAX_TOKENS), min_size=2, max_size=4),
+    )
+    def create(
+        self, page_size: int, spare: int, bound: int, requests: list[tuple[list[int], int]]
+    ) -> None:
         num_pages = -(-MAX_MODEL_LEN // page_size) + spare
         self.real = _C.Ledger.create(
             num_pages=num_pages,
@@ -45,9 +54,17 @@ class LedgerMachine(RuleBasedStateMachine):
         for worker in range(2):
             self.start(worker)
 
+        for prompt, max_tokens in requests:
+            self.claim(prompt, max_tokens, 0)
+
     # -- the router and the keeper ----------------------------------------------------------------
-    @rule(prompt=PROMPTS, max_tokens=st.integers(1, 5), priority=st.sampled_from([0, 0, 1]))
+    @rule(
+        prompt=PROMPTS,
+        max_tokens=st.sampled_from([1, 2, 5, 5]),
+        priority=st.sampled_from([0, 0, 1]),
+    )
     def claim(self, prompt: list[int], max_tokens: int, priority: int) -> None:
+        """Into any EMPTY slot; None only when there is none."""
         self.arrivals += 1
         rank = priority << 32 | self.arrivals
         claimed = self.real.claim(
@@ -93,6 +110,29 @@ class LedgerMachine(RuleBasedStateMachine):
         self.plain.launched[holder.instance] = self.plain.read[holder.instance] = 0
 
     # -- workers ----------------------------------------------------------------------------------
+    @rule(worker=WORKERS, slots=SOME_SLOTS)
+    def work(self, worker: int, slots: list[int]) -> None:
+        """What a worker would do next with each of these slots."""
+        for slot in slots:
+            s = self.plain.slots[slot]
+            if s.phase == "QUEUED":
+                self.admit(worker, slot, 0)
+            elif s.phase == "SEALED":
+                self.take(worker, slot, 0)
+            elif s.held_by(self.holders[worker].instance):
+                self.work_on_own(worker, slot)
+
+    def work_on_own(self, worker: int, slot: int) -> None:
+        s = self.plain.slots[slot]
+        if s.abort or s.reason != "NONE":
+            self.leave(worker, slot, "abort" if s.abort else "finish")
+        elif s.victim:
+            self.leave(worker, slot, "let_go")
+        elif s.phase == "PREFILLING":
+            self.leave(worker, slot, "seal")
+        else:
+            self.grow(worker, slot)
+
     @rule(worker=WORKERS, slot=SLOTS, age=AGE)
     def admit(self, worker: int, slot: int, age: int) -> None:
         self.both(worker, "admit", slot, self.plain.slots[slot].generation - age)
@@ -118,6 +158,14 @@ class LedgerMachine(RuleBasedStateMachine):
         got = getattr(holder, op)(*args).name
         assert got == getattr(self.plain, op)(holder.instance, *args)
 
+    @rule(worker=WORKERS, tokens=st.lists(st.integers(0, 1), min_size=1, max_size=6))
+    def run(self, worker: int, tokens: list[int]) -> None:
+        """Several whole turns without disturbance, so that requests come far."""
+        for token in tokens:
+            self.work(worker, [0, 1, 2, 3])
+            self.launch(worker, 9)
+            self.read_oldest_step(worker, token, "NONE")
+
     # -- steps ------------------------------------------------------------------------------------
     def sent(self, worker: int, slot: int) -> int:
         """Tokens that are computed or in flight."""
@@ -126,7 +174,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return max([s.computed] + [r[2] for r in rows if r[:2] == (slot, s.generation)])
 
     @precondition(lambda self: any(len(f) < 2 for f in self.flights))
-    @rule(worker=WORKERS, chunk=st.integers(1, 9))
+    @rule(worker=WORKERS, chunk=st.sampled_from([1, 3, 9]))
     def launch(self, worker: int, chunk: int) -> None:
         if len(self.flights[worker]) == 2:
             return
@@ -150,7 +198,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return slot, s.generation, upto, slot_mapping(self.real, slot, upto)[sent:]
 
     def check_kv(self, slot: int) -> None:
-        """What was computed is still there: the slot's own KV, for all tokens of steps that were read."""
+        """What was computed is still there: the slot's own KV, for all steps that were read."""
         s = self.plain.slots[slot]
         places = slot_mapping(self.real, slot, s.computed)
         digests = prefix_digests(s.tokens[: s.computed])
@@ -166,7 +214,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if late or not torn:
                 self.pool.reshape(-1)[places] = kv
 
-    @rule(worker=WORKERS, token=st.integers(0, 1), ending=st.sampled_from(["NONE"] * 4 + ["STOP"]))
+    @rule(worker=WORKERS, token=st.integers(0, 1), ending=st.sampled_from(["NONE"] * 9 + ["STOP"]))
     def read_oldest_step(self, worker: int, token: int, ending: str) -> None:
         if not self.flights[worker]:
             return
@@ -255,16 +303,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def turn(self, worker: int) -> None:
         self.sweep()
-        for slot, s in enumerate(self.plain.slots):
+        for slot in range(4):
             self.end(slot, 0)
-            self.leave(worker, slot, "abort")
-            self.leave(worker, slot, "finish")
-            self.leave(worker, slot, "let_go")
-            self.admit(worker, slot, 0)
-            self.leave(worker, slot, "seal")
-            self.take(worker, slot, 0)
-            if s.held_by(self.holders[worker].instance) and s.phase == "DECODING":
-                self.grow(worker, slot)
+        self.work(worker, [0, 1, 2, 3])
         self.launch(worker, 9)
         self.read_oldest_step(worker, 1, "NONE")
         self.words_and_numbers_are_equal()
@@ -272,8 +313,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
-    max_examples=120,
-    stateful_step_count=50,
+    max_examples=400,
+    stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

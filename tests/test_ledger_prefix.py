@@ -1,0 +1,132 @@
+"""The prefix cache: what is hit, what is never hit, and what is dropped first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pdrt import _C, _C_failpoints
+from pdrt._C import FinishReason, Ledger, Outcome
+from tests.ledger_driver import Clients, Worker, assert_clean, new_pool, run_to_end
+
+ME = 1 << 8
+
+
+def run(ledger: Ledger, prompt: list[int], max_tokens: int = 1) -> None:
+    """One request from claim to end; its full pages stay cached."""
+    clients = Clients(_C, ledger)
+    assert clients.submit(prompt, max_tokens) is not None
+    incarnation = ledger.counters().admitted + 1
+    run_to_end(clients, [Worker(_C, ledger, incarnation << 8, new_pool(ledger))])
+
+
+def hits(ledger: Ledger, prompt: list[int], max_tokens: int = 1) -> int:
+    """Tokens that an admission finds; the request is then thrown away."""
+    holder = ledger.holder(60_000 << 8)
+    slot, generation = ledger.claim(0, 0, np.array(prompt, np.int32), max_tokens, b"")
+    assert holder.admit(slot, generation) == Outcome.DONE
+    found = ledger.info(slot).num_cached_tokens
+    assert ledger.mark_abort(slot, generation) and holder.abort(slot) == Outcome.DONE
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9], 8),
+        ([1, 2, 3, 4, 5, 6, 7, 8], 4),  # the last token is always computed
+        ([1, 2, 3, 4, 5, 6, 7, 0, 9], 4),
+        ([1, 2, 3, 4, 5], 4),
+        ([1, 2, 3, 4], 0),
+        ([5, 6, 7, 8, 5], 0),  # the second page under another parent
+    ],
+)
+def test_a_hit_covers_full_pages_of_an_equal_prefix(make_ledger, prompt, found) -> None:
+    ledger = make_ledger()
+    run(ledger, [1, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert hits(ledger, prompt) == found
+
+
+def test_pages_that_decode_filled_are_hit_too(make_ledger) -> None:
+    ledger = make_ledger()
+    clients = Clients(_C, ledger)
+    assert clients.submit([1, 2, 3], 10) is not None
+    run_to_end(clients, [Worker(_C, ledger, ME, new_pool(ledger))])
+    chat = [1, 2, 3] + clients.requests[0].output
+    full = (len(chat) - 1) // 4 * 4
+    assert full > 4
+    assert hits(ledger, chat + [5], max_tokens=1) == full
+
+
+def test_two_requests_read_one_page_and_it_counts_once(make_ledger) -> None:
+    ledger = make_ledger()
+    holder = ledger.holder(ME)
+    prompt = np.arange(9, dtype=np.int32)
+    slot, generation = ledger.claim(1, 1, prompt, 2, b"")
+    assert holder.admit(slot, generation) == Outcome.DONE
+    row = (slot, generation, 9, 1, -0.5, FinishReason.NONE)
+    assert holder.boundary(holder.launch(), [row]) == [True]
+    twin, generation = ledger.claim(2, 2, prompt, 2, b"")
+    assert holder.admit(twin, generation) == Outcome.DONE
+    table = ledger.page_table([slot, twin])
+    assert (table[0] == table[1]).tolist() == [True, True, False]
+    counts = assert_clean(ledger)
+    assert (counts.prefilling, counts.free) == (4, 4)
+    assert ledger.counters().prefix_queried_tokens == 18
+    assert ledger.counters().prefix_hit_tokens == 8
+
+
+def test_equal_pages_are_indexed_once(make_ledger) -> None:
+    """Two that computed the same prefix side by side: the second copy is no cached page later."""
+    ledger = make_ledger()
+    holder = ledger.holder(ME)
+    prompt = np.arange(4, dtype=np.int32)
+    slots = [ledger.claim(i, i, prompt, 1, b"") for i in range(2)]
+    for slot, generation in slots:
+        assert holder.admit(slot, generation) == Outcome.DONE
+    rows = [(s, g, 4, 1, -0.5, FinishReason.LENGTH) for s, g in slots]
+    assert holder.boundary(holder.launch(), rows) == [True, True]
+    for slot, _ in slots:
+        assert holder.finish(slot) == Outcome.DONE
+    counts = assert_clean(ledger)
+    assert (counts.cached, counts.free) == (1, 7)
+
+
+def test_the_least_recently_used_prefix_is_dropped_first_and_from_its_tail(make_ledger) -> None:
+    ledger = make_ledger(num_pages=6)
+    old, new = [1] * 8, [2] * 8
+    run(ledger, old)
+    run(ledger, new)
+    assert hits(ledger, old + [0]) == 8  # used again: now it is the younger one
+    assert assert_clean(ledger).free == 2
+    assert hits(ledger, [3] * 12) == 0  # needs three pages, and caches none
+    assert ledger.counters().evicted == 1
+    assert hits(ledger, new + [0]) == 4
+    assert hits(ledger, old + [0]) == 8
+
+
+def test_own_hits_are_not_evicted_for_their_own_request(make_ledger) -> None:
+    ledger = make_ledger(num_pages=4)
+    run(ledger, [1] * 12)
+    assert assert_clean(ledger).cached == 3
+    assert hits(ledger, [1] * 12 + [2], max_tokens=2) == 12
+    assert ledger.counters().evicted == 0
+
+
+def test_namespaces_do_not_share_digests(make_ledger) -> None:
+    """A key is drawn for each ledger, so digests are never the same; hits work within each."""
+    for name in (b"", b"phi-2", b"another model"):
+        ledger = make_ledger(namespace=name)
+        run(ledger, [1, 2, 3, 4, 5])
+        assert hits(ledger, [1, 2, 3, 4, 5]) == 4
+
+
+def test_the_digest_is_siphash_2_4_with_128_bits() -> None:
+    """Outputs of the authors' reference implementation for the key 00 .. 0f."""
+    key = bytes(range(16))
+    known = {
+        0: "a3817f04ba25a8e66df67214c7550293",
+        1: "da87c1d86b99af44347659119b22fc45",
+    }
+    for length, digest in known.items():
+        assert _C_failpoints.siphash128(key, bytes(range(length))).hex() == digest
