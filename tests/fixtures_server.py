@@ -11,6 +11,7 @@ import pytest
 from tests.server_process import ServerProcess, eventually
 
 SEND_TIMEOUT = 2  # seconds, short for the test of a reader that does not read
+MAX_MODEL_LEN = 2048
 MAX_SEQS = 16
 MAX_QUEUED = 16  # beyond the four slots for each of MAX_SEQS: 80 requests, fewer than 128
 
@@ -19,6 +20,7 @@ MAX_QUEUED = 16  # beyond the four slots for each of MAX_SEQS: 80 requests, fewe
 def shared_server(tiny_llama: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(
         *("--model", str(tiny_llama), "--served-model-name", "tiny"),
+        *("--max-model-len", str(MAX_MODEL_LEN)),
         *("--max-num-seqs", str(MAX_SEQS), "--max-queued-requests", str(MAX_QUEUED)),
         *("--send-timeout", str(SEND_TIMEOUT)),
     )
