@@ -178,12 +178,20 @@ def test_another_architecture_is_named(tiny_llama: Path, tmp_path: Path) -> None
         resolve(str(path), tmp_path / "cache")
 
 
-def test_scaled_rotary_embeddings_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    def scale(writer: Writer) -> None:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-
-    path = write_gguf(tiny_llama, tmp_path / "m.gguf", scale)
-    with pytest.raises(ModelError, match="scales its rotary embedding"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "scaling.type is 'yarn'"),
+        (lambda w: w.add_rope_scaling_factor(4.0), "scaling.factor is 4.0"),
+        (lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), "rope_freqs"),
+        (lambda w: w.add_rope_dimension_count(8), "rotates 8 of 16 dimensions"),
+    ],
+)
+def test_other_rotary_embeddings_are_refused(
+    tiny_llama: Path, tmp_path: Path, change: Callable[[Writer], None], message: str
+) -> None:
+    path = write_gguf(tiny_llama, tmp_path / "m.gguf", change)
+    with pytest.raises(ModelError, match=message):
         resolve(str(path), tmp_path / "cache")
 
 
@@ -244,6 +252,7 @@ def test_control_tokens_are_hidden_and_added_ones_shown() -> None:
         ({"model": "llama"}, "tokenizer of kind 'llama'"),
         ({"pre": "deepseek-llm"}, "splits text by 'deepseek-llm'"),
         ({"merges": None}, "no metadata key tokenizer.ggml.merges"),
+        ({"token_type": None}, "no metadata key tokenizer.ggml.token_type"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(

@@ -9,12 +9,11 @@ from torch.utils.dlpack import from_dlpack
 from pdrt._C import Memory
 from pdrt.kv.shape import KVShape
 
-TORCH_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def kv_pool(memory: Memory, shape: KVShape, num_pages: int) -> Tensor:
     """[num_pages + 1, num_layers, 2, num_kv_heads, page_size, head_dim]; it keeps memory mapped."""
     buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
     num_bytes = shape.pool_bytes(num_pages)
     assert memory.num_bytes >= num_bytes, (memory.num_bytes, num_bytes)
-    return buffer[:num_bytes].view(TORCH_DTYPE[shape.dtype]).view(num_pages + 1, *shape.page)
+    dtype: torch.dtype = getattr(torch, shape.dtype)  # pdrt uses torch's words
+    return buffer[:num_bytes].view(dtype).view(num_pages + 1, *shape.page)

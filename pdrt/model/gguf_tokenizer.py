@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -29,7 +30,7 @@ def write_tokenizer(get: Get, folder: Path) -> None:
         ModelError: the tokenizer is of a kind that cannot be rebuilt.
     """
     build(get).save(str(folder / "tokenizer.json"))
-    tokens = _strings(get, "tokens")
+    tokens = _list(get, "tokens")
 
     def token(key: str) -> str | None:
         token_id = get(f"tokenizer.ggml.{key}")
@@ -56,15 +57,13 @@ def build(get: Get) -> Tokenizer:
             f"the GGUF file has a tokenizer of kind {kind!r}; only byte-level BPE (gpt2) is "
             "rebuilt; use the model's folder with tokenizer.json"
         )
-    tokens = _strings(get, "tokens")
-    merges = [
-        (left, right) for left, _, right in (m.partition(" ") for m in _strings(get, "merges"))
-    ]
+    tokens = _list(get, "tokens")
+    merges = [(left, right) for left, _, right in (m.partition(" ") for m in _list(get, "merges"))]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = _pre_tokenizer(get("tokenizer.ggml.pre"))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _post_processor(get, tokens)
-    _add_whole_tokens(tokenizer, tokens, get("tokenizer.ggml.token_type"))
+    _add_whole_tokens(tokenizer, tokens, _list(get, "token_type"))
     return tokenizer
 
 
@@ -92,10 +91,9 @@ def _post_processor(get: Get, tokens: Sequence[str]) -> processors.PostProcessor
     return processors.ByteLevel(trim_offsets=False)
 
 
-def _add_whole_tokens(tokenizer: Tokenizer, tokens: Sequence[str], kinds: object) -> None:
+def _add_whole_tokens(tokenizer: Tokenizer, tokens: Sequence[str], kinds: Sequence[object]) -> None:
     """Tokens that are matched whole in the text: control tokens, hidden in decoded text, and those
     that the model's makers added, shown in it."""
-    assert isinstance(kinds, list), "tokenizer.ggml.token_type"
     pairs = list(zip(tokens, kinds, strict=True))
     control = [t for t, kind in pairs if kind == TokenType.CONTROL]
     added = [t for t, kind in pairs if kind == TokenType.USER_DEFINED]
@@ -103,7 +101,7 @@ def _add_whole_tokens(tokenizer: Tokenizer, tokens: Sequence[str], kinds: object
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in added])
 
 
-def _strings(get: Get, key: str) -> list[str]:
+def _list(get: Get, key: str) -> list[Any]:
     value = get(f"tokenizer.ggml.{key}")
     if not isinstance(value, list):
         raise ModelError(f"the GGUF file has no metadata key tokenizer.ggml.{key}")

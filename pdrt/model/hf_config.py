@@ -28,9 +28,9 @@ class HFConfig:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if type(value) not in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, "a number")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
@@ -38,7 +38,7 @@ class HFConfig:
             raise self.error(key, "true or false")
         return value
 
-    def choice(self, key: str, accepted: tuple[object, ...], default: object) -> None:
+    def require(self, key: str, accepted: tuple[object, ...], default: object) -> None:
         """Raises ModelError unless the value is one that the decoder carries."""
         if self.get(key, default) not in accepted:
             raise self.error(key, " or ".join(repr(value) for value in accepted))

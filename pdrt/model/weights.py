@@ -19,8 +19,6 @@ from pdrt.model.families import sources
 from pdrt.model.layout import Layout, WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 
-TORCH_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def load_weights(folder: Path, dtype: WeightDType, memory: Memory) -> None:
     """Writes the checkpoint in `folder` into `memory`; what the loader process does.
@@ -53,7 +51,7 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
 def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:
     """All tensors of the model as views of `memory`, which they keep mapped."""
     buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
-    dtype = TORCH_DTYPE[layout.dtype]
+    dtype: torch.dtype = getattr(torch, layout.dtype)  # pdrt uses torch's words
     views = {}
     for name, (offset, shape) in layout.entries.items():
         num_bytes = dtype.itemsize * torch.Size(shape).numel()

@@ -36,13 +36,21 @@ def sample(logits: Floats, params: Sequence[SlotParams], positions: Sequence[int
     Returns:
         Tokens with their log-probabilities; NaN for a row whose logits are not all numbers.
     """
-    seeds = np.array([p.seed for p in params], np.uint64)
-    randoms = uniform(seeds, np.array(positions, np.uint32))
+    randoms = _randoms(params, positions)
     with np.errstate(invalid="ignore"):  # infinite and NaN logits give a NaN, and no warning
         return [
-            _sample_row(row, p, float(random))
+            _sample_row(row, p, random)
             for row, p, random in zip(logits, params, randoms, strict=True)
         ]
+
+
+def _randoms(params: Sequence[SlotParams], positions: Sequence[int]) -> list[float]:
+    """A number in [0, 1) for each row; a step of greedy rows makes none."""
+    if all(p.temperature < COLDEST for p in params):
+        return [0.0] * len(params)
+    seeds = np.array([p.seed for p in params], np.uint64)
+    numbers: list[float] = uniform(seeds, np.array(positions, np.uint32)).tolist()
+    return numbers
 
 
 def _sample_row(logits: Floats, params: SlotParams, random: float) -> Sampled:

@@ -23,7 +23,7 @@ OTHER = {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    config.choice("hidden_act", ("silu",), "silu")
+    config.require("hidden_act", ("silu",), "silu")
     num_heads = config.integer("num_attention_heads")
     hidden_size = config.integer("hidden_size")
     head_dim = config.integer("head_dim", hidden_size // num_heads)

@@ -23,8 +23,8 @@ OTHER = {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    config.choice("hidden_act", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
-    config.choice("qk_layernorm", (False,), False)
+    config.require("hidden_act", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
+    config.require("qk_layernorm", (False,), False)
     num_heads = config.integer("num_attention_heads")
     hidden_size = config.integer("hidden_size")
     head_dim = config.integer("head_dim", hidden_size // num_heads)
