@@ -169,7 +169,7 @@ def test_a_truncated_file_is_named(tiny_llama: Path, tmp_path: Path, share: floa
     os.truncate(path, int(path.stat().st_size * share))
     with pytest.raises(ModelError, match="m.gguf is not a GGUF file or is truncated"):
         resolve(str(path), tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "models").glob("*float32"))
+    assert [p.suffix for p in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
 
 
 def test_another_architecture_is_named(tiny_llama: Path, tmp_path: Path) -> None:
@@ -202,6 +202,17 @@ def test_a_tensor_that_llama_has_not_is_named(tiny_llama: Path, tmp_path: Path) 
     path = write_gguf(tiny_llama, tmp_path / "m.gguf", add)
     with pytest.raises(ModelError, match="tensor blk.0.attn_sinks.weight"):
         resolve(str(path), tmp_path / "cache")
+
+
+def test_a_part_of_a_model_is_refused(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="no token_embd.weight; files in several parts"):
+        resolve(str(tmp_path / "m.gguf"), tmp_path / "cache")
 
 
 def test_a_disk_without_room_is_seen_before_converting(

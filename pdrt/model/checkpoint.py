@@ -168,5 +168,5 @@ def _read_json(path: Path) -> dict[str, object]:
 def _key(path: Path) -> str:
     """A folder name for this very file: another content has another size or time."""
     stat = path.stat()
-    identity = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-float32"
+    identity = f"{gguf.CONVERSION}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

