@@ -47,6 +47,7 @@ struct Avx512 {
   }
   static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 
+  static Mask first(int n) { return static_cast<Mask>((1u << n) - 1); }
   static Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Mask greater(Ints a, int32_t b) {
     return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b));
@@ -59,7 +60,6 @@ struct Avx512 {
   static Floats scale(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
 
  private:
-  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
   static Floats widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }

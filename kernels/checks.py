@@ -19,7 +19,7 @@ def check(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -
     Raises:
         ValueError: one differs.
     """
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise ValueError(f"{name} is on {tensor.device}, this backend runs on cpu")
     if tensor.dtype is not dtype:
         raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
@@ -37,6 +37,17 @@ def check_float(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
     check(name, tensor, dtype, shape)
 
 
+def check_contiguous(name: str, tensor: Tensor) -> None:
+    """Elements lie one after the other, as their indices do.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not tensor.is_contiguous():
+        shape, strides = tuple(tensor.shape), tensor.stride()
+        raise ValueError(f"{name} {shape} has strides {strides}, expected a contiguous tensor")
+
+
 def check_strides(name: str, tensor: Tensor, last: tuple[int, ...]) -> None:
     """The last strides, in elements; those of dimensions of size 1 say nothing.
 
@@ -44,6 +55,8 @@ def check_strides(name: str, tensor: Tensor, last: tuple[int, ...]) -> None:
         ValueError: one differs.
     """
     sizes, strides = tensor.shape[-len(last) :], tensor.stride()[-len(last) :]
+    if strides == last:
+        return
     for size, stride, expected in zip(sizes, strides, last, strict=True):
         if size > 1 and stride != expected:
             raise ValueError(f"{name} has last strides {strides}, expected {last}")
@@ -56,4 +69,4 @@ def check_rows(name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
         ValueError: device, dtype, shape or stride differ.
     """
     check_float(name, tensor, shape)
-    check_strides(name, tensor, (shape[1], 1))
+    check_contiguous(name, tensor)

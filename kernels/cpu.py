@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_float, check_rows, check_strides
+from pdrt.kernels.checks import check, check_contiguous, check_float, check_rows, check_strides
 
 
 def paged_attention(
@@ -46,14 +46,14 @@ def paged_attention(
         raise ValueError(f"kv_layer has {page_size=}; give a multiple of 16")
     check_strides("query", query, (head_dim, 1))
     check_strides("kv_layer", kv_layer, (head_dim, 1))
-    check_strides("page_table", page_table, (max_pages, 1))
-    check_strides("cu_seqlens_q", cu_seqlens_q, (1,))
-    check_strides("seq_lens", seq_lens, (1,))
+    check_contiguous("page_table", page_table)
+    check_contiguous("cu_seqlens_q", cu_seqlens_q)
+    check_contiguous("seq_lens", seq_lens)
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype)
     else:
         check("out", out, query.dtype, query.shape)
-        check_strides("out", out, (num_heads * head_dim, head_dim, 1))
+        check_contiguous("out", out)
     page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_paged_attention(
         out=out.data_ptr(),
@@ -113,9 +113,9 @@ def rope_kv_write(
         raise ValueError(f"cos_sin has {rotary_dim=}; give an even one up to {head_dim=}")
     check_strides("qkv", qkv, (1,))
     check_strides("kv_layer", kv_layer, (head_dim, 1))
-    check_strides("slot_mapping", slot_mapping, (1,))
-    check_strides("positions", positions, (1,))
-    check_strides("cos_sin", cos_sin, (rotary_dim, 1))
+    check_contiguous("slot_mapping", slot_mapping)
+    check_contiguous("positions", positions)
+    check_contiguous("cos_sin", cos_sin)
     page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_rope_kv_write(
         qkv=qkv.data_ptr(),
@@ -155,7 +155,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
     num_rows, size = x.shape
     check_rows("x", x, (num_rows, size))
     check("weight", weight, x.dtype, (size,))
-    check_strides("weight", weight, (1,))
+    check_contiguous("weight", weight)
     out = torch.empty_like(x)
     _C.cpu_rms_norm(
         out=out.data_ptr(),
@@ -188,7 +188,7 @@ def layer_norm(
     check_rows("x", x, (num_rows, size))
     for name, tensor in (("weight", weight), ("bias", bias)):
         check(name, tensor, x.dtype, (size,))
-        check_strides(name, tensor, (1,))
+        check_contiguous(name, tensor)
     out = torch.empty_like(x)
     _C.cpu_layer_norm(
         out=out.data_ptr(),
@@ -248,5 +248,5 @@ def _residual_address(residual: Tensor | None, x: Tensor) -> int:
     if residual is None:
         return 0
     check("residual", residual, x.dtype, x.shape)
-    check_strides("residual", residual, (x.shape[1], 1))
+    check_contiguous("residual", residual)
     return residual.data_ptr()
