@@ -16,15 +16,16 @@
 
 namespace pdrt {
 
+inline constexpr int32_t NO_TOKEN = -1;
+
 // What a step did to one slot.
 struct Row {
   uint32_t slot, generation;
-  uint32_t num_computed;  // after the step
-  int32_t token;          // NO_TOKEN while the prompt has more chunks
-  float logprob;
-  FinishReason reason;  // of the request that this token ends
+  uint32_t num_computed;     // after the step
+  int32_t token = NO_TOKEN;  // while the prompt has more chunks
+  float logprob = 0.0f;
+  FinishReason reason = FinishReason::NONE;  // of the request that this token ends
 };
-inline constexpr int32_t NO_TOKEN = -1;
 
 class Holder {
  public:

@@ -2,6 +2,9 @@
 
 #include <linux/futex.h>
 #include <time.h>
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 
 #include <cerrno>
 
@@ -28,6 +31,20 @@ timespec deadline_in(uint32_t timeout_ms) {
   return at;
 }
 
+int lock_until(pthread_mutex_t* mutex, const timespec& deadline) {
+#ifdef __SANITIZE_THREAD__
+  // ThreadSanitizer sees trylock and unlock, but has to be told of this call.
+  __tsan_mutex_pre_lock(mutex, __tsan_mutex_try_lock);
+#endif
+  const int code = pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, &deadline);
+#ifdef __SANITIZE_THREAD__
+  const bool taken = code == 0 || code == EOWNERDEAD;
+  const unsigned failed = taken ? 0 : __tsan_mutex_try_lock_failed;
+  __tsan_mutex_post_lock(mutex, __tsan_mutex_try_lock | failed, 0);
+#endif
+  return code;
+}
+
 }  // namespace
 
 void RobustLock::init() {
@@ -42,8 +59,7 @@ void RobustLock::init() {
 RobustLock::Taken RobustLock::take(uint32_t timeout_ms) {
   int code = pthread_mutex_trylock(&mutex_);
   if (code == EBUSY) {
-    const timespec deadline = deadline_in(timeout_ms);
-    code = pthread_mutex_clocklock(&mutex_, CLOCK_MONOTONIC, &deadline);
+    code = lock_until(&mutex_, deadline_in(timeout_ms));
   }
   if (code == ETIMEDOUT) return Taken::NO;
   if (code == ENOTRECOVERABLE) {

@@ -8,6 +8,8 @@ requests write, or that is read before it was written, is seen at once.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -39,8 +41,20 @@ def expected_output(prompt: list[int], max_tokens: int) -> list[int]:
 
 
 def new_pool(ledger) -> NDArray[np.int64]:
-    """[num_pages + 1, page_size]; a process that shares the ledger brings shared memory instead."""
+    """[num_pages + 1, page_size], for the threads of one process."""
     return np.zeros((ledger.num_pages + 1, ledger.page_size), np.int64)
+
+
+def new_pool_file(ledger) -> int:
+    """The descriptor of a pool that several processes map."""
+    fd = os.memfd_create("test-pool")
+    os.ftruncate(fd, new_pool(ledger).nbytes)
+    return fd
+
+
+def map_pool(ledger, fd: int) -> NDArray[np.int64]:
+    shape = ledger.num_pages + 1, ledger.page_size
+    return np.frombuffer(mmap.mmap(fd, 0), np.int64).reshape(shape)
 
 
 @dataclass
