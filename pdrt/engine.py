@@ -11,19 +11,19 @@ block, when the engine is garbage-collected, and when the interpreter exits or i
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import queue
 import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
-from typing import Literal, cast, overload
+from typing import Literal, overload
 
 from pdrt.background import LoopThread, call_soon
 from pdrt.config import Settings, settings_of
 from pdrt.errors import ConfigError, EngineDead, InvalidRequest
 from pdrt.frontend import FrontEnd
+from pdrt.inputs import Params, Prompt, as_params, as_prompts, derived_seed
 from pdrt.messages import ServerSpec
 from pdrt.metrics import EngineStats
 from pdrt.request import Limits, Request, RequestOutput, SamplingParams, validate
@@ -32,8 +32,6 @@ from pdrt.stats import Health, engine_stats, health, startup_summary
 from pdrt.stream import Mailbox, RequestStream
 from pdrt.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
-Params = SamplingParams | dict[str, object] | None
 Message = dict[str, str]
 
 
@@ -60,13 +58,9 @@ class Engine:
         self.tokenizer = Tokenizer(self.plan.folder)
         self.limits = Limits(self.plan.spec.vocab_size, self.plan.server.max_model_len)
         self._num_requests = 0
-        self._thread = LoopThread("pdrt engine")
-        starting = _start(self.plan.server, self.settings.max_queued_requests)
-        try:
-            self._front = self._thread.run(starting).result()
-        except BaseException:
-            self._thread.stop(lambda: None)
-            raise
+        self._thread, self._front = start_front_end(
+            self.plan.server, self.settings.max_queued_requests
+        )
         self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
 
     # -- generating -------------------------------------------------------------------------------
@@ -193,8 +187,8 @@ class Engine:
         self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params]
     ) -> list[Request]:
         """Validates a call of `generate`, whatever form its arguments have."""
-        many = _as_prompts(prompts)
-        each = _as_params(params, len(many))
+        many = as_prompts(prompts)
+        each = as_params(params, len(many))
         if len(each) != len(many):
             raise InvalidRequest(
                 f"{len(many)} prompts and {len(each)} sampling parameters; give one for all, or "
@@ -210,7 +204,7 @@ class Engine:
         text = prompt if isinstance(prompt, str) else None
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         self._num_requests += 1
-        seed = _derived_seed(self.settings.seed, self._num_requests)
+        seed = derived_seed(self.settings.seed, self._num_requests)
         name = request_id or f"req-{uuid.uuid4().hex}"
         return validate(name, text, ids, params, self.limits, seed)
 
@@ -233,38 +227,30 @@ class Engine:
                 self._thread.call(self._front.abort, request.request_id)
 
 
-async def _start(server: ServerSpec, max_queued_requests: int) -> FrontEnd:
-    front = FrontEnd(server, max_queued_requests)
+def start_front_end(server: ServerSpec, max_queued_requests: int) -> tuple[LoopThread, FrontEnd]:
+    """Starts the processes and the thread that talks to them.
+
+    Raises:
+        PdrtError: what could not be started, and why; nothing is left running then.
+    """
+
+    async def start() -> FrontEnd:
+        front = FrontEnd(server, max_queued_requests)
+        try:
+            await front.start()
+        except BaseException as error:
+            front.stop(EngineDead(f"the engine did not start: {error}"))
+            raise
+        return front
+
+    thread = LoopThread("pdrt engine")
     try:
-        await front.start()
-    except BaseException as error:
-        front.stop(EngineDead(f"the engine did not start: {error}"))
+        return thread, thread.run(start()).result()
+    except BaseException:
+        thread.stop(lambda: None)
         raise
-    return front
 
 
 def _stop(thread: LoopThread, front: FrontEnd) -> None:
     """What `shutdown`, garbage collection and the interpreter's exit have in common."""
     thread.stop(partial(front.stop, EngineDead("the engine was shut down")))
-
-
-def _derived_seed(seed: int, number: int) -> int:
-    """A seed for the request of this number: the same for the same engine seed, in [0, 2^63)."""
-    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
-
-
-def _as_params(params: Params | Sequence[Params], num_prompts: int) -> list[Params]:
-    """One for each prompt, where one is given for all."""
-    if params is None or isinstance(params, (SamplingParams, dict)):
-        return [params] * num_prompts
-    return list(params)
-
-
-def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt, as text or token ids, or several."""
-    if isinstance(prompts, str):
-        return [prompts]
-    if prompts and all(isinstance(item, int) for item in prompts):
-        return [cast(Sequence[int], prompts)]
-    return list(cast(Sequence[Prompt], prompts))

@@ -40,7 +40,7 @@ class RequestStream:
 
     def __init__(self, request: Request, tokenizer: Tokenizer, arrival_time: float) -> None:
         self._request = request
-        self._text = TextStream(tokenizer, request.params.stop)
+        self._text = TextStream(tokenizer, request.params.stop, request.prompt_token_ids)
         self._arrival_time = arrival_time
         wants_logprobs = request.params.logprobs is not None
         self._output = CompletionOutput(0, "", [], [] if wants_logprobs else None)

@@ -60,7 +60,7 @@ class Server:
             lifecycle=self.lifecycle,
             start=lambda: outputs(self.engine, self.metrics.requests, job),
             format=form,
-            num_choices=len(job.prompts),
+            num_choices=job.num_prompts,
         )
         if body.stream:
             return EventStream(work, body.stream_options or StreamOptions())
@@ -79,24 +79,38 @@ def create_app(server: Server) -> ASGIApp:
 
 
 def _add_generation(app: FastAPI, server: Server) -> None:
-    decode = partial(server.engine.tokenizer.decode, skip_special_tokens=False)  # for logprobs
+    engine, encode = server.engine, server.engine.tokenizer.encode
+    decode = partial(engine.tokenizer.decode, skip_special_tokens=False)  # for logprobs
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
-        form = CompletionFormat(
-            Head("cmpl", server.model_name), decode, bool(body.return_token_ids)
+        prompts = body.prompts()
+        job = Job(
+            encode=lambda: [encode(p) if isinstance(p, str) else p for p in prompts],
+            num_chars=sum(len(p) for p in prompts if isinstance(p, str)),
+            num_prompts=len(prompts),
+            params=body.sampling_params(),
         )
-        return await server.answer(body, Job(body.prompts(), body.sampling_params()), form, request)
+        head = Head("cmpl", server.model_name)
+        form = CompletionFormat(head, decode, bool(body.return_token_ids))
+        return await server.answer(body, job, form, request)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
-        prompt = server.engine.encode_chat([message.plain() for message in body.messages])
-        form = ChatFormat(Head("chatcmpl", server.model_name), decode, bool(body.return_token_ids))
-        return await server.answer(body, Job([prompt], body.sampling_params()), form, request)
+        messages = [message.plain() for message in body.messages]
+        job = Job(
+            encode=lambda: [engine.encode_chat(messages)],
+            num_chars=sum(len(message["content"]) for message in messages),
+            num_prompts=1,
+            params=body.sampling_params(),
+        )
+        head = Head("chatcmpl", server.model_name)
+        form = ChatFormat(head, decode, bool(body.return_token_ids))
+        return await server.answer(body, job, form, request)
 
 
 def _add_information(app: FastAPI, server: Server) -> None:

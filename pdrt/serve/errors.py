@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ from pdrt.errors import EngineDead, InvalidRequest, Overloaded, PdrtError
 from pdrt.serve.labels import label_of
 
 log = logging.getLogger(__name__)
+
+_SHORT = reprlib.Repr()  # cheap for values of any size and depth
+_SHORT.maxstring = 50
 
 _SHAPES = {
     "prompt": "give text, a list of texts, a list of token ids or a list of such lists",
@@ -39,7 +43,7 @@ class Draining(Overloaded):
 
 
 class Unready(Overloaded):
-    """Asked by a health probe while the server cannot serve."""
+    """What a health probe is told while the server cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, str(error), param=error.param, code="model_not_found")
         case InvalidRequest():
             return Problem(400, str(error), param=error.param)
+        case Unready():
+            return _unavailable(error, "not_ready")
         case Overloaded():
             return _unavailable(error, "overloaded")
         case EngineDead():
@@ -133,18 +139,23 @@ def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
     place = first["loc"]
     assert isinstance(place, tuple)
     if first["type"] == "json_invalid":
-        return Problem(400, f"the body is not JSON: {first['ctx']['error']} at byte {place[-1]}")  # type: ignore[index]
+        return Problem(400, f"the body is not JSON; see its character {place[-1]}")
     if len(place) == 1:
         return Problem(400, "give a JSON object as the body, with Content-Type: application/json")
     name, leaf = _field(place[1:])
     if first["type"] == "missing":
         return Problem(400, f"{name} is missing", param=name)
-    reasons = [str(e["msg"]) for e in errors if e["type"] == "value_error"]
-    advice = reasons[0].removeprefix("Value error, ") if reasons else _SHAPES.get(leaf)
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    message = f"{name}={shown} is not accepted; {advice or str(first['msg']).lower()}"
+    too_long = [e for e in errors if e["type"] == "too_long"]
+    advice = None if too_long else _SHAPES.get(leaf)
+    advice = advice or str((too_long or errors)[0]["msg"]).lower()
+    message = f"{name}={shown(first['input'])} is not accepted; {advice}"
     return Problem(400, message, param=name)
+
+
+def shown(value: object) -> str:
+    """A value in a message, whatever a client sent: one short line."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _field(place: Sequence[str | int]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,14 +17,16 @@ from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.metrics import RequestHistory
 from pdrt.request import RequestMetrics, RequestOutput, SamplingParams
 
-Prompt = str | list[int]
+INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one HTTP request asks of the engine."""
+    """What one HTTP request asks of the engine: `encode` gives its prompts as token ids."""
 
-    prompts: Sequence[Prompt]
+    encode: Callable[[], list[list[int]]]
+    num_chars: int
+    num_prompts: int
     params: SamplingParams
 
 
@@ -36,9 +38,11 @@ async def outputs(
     Raises:
         InvalidRequest, Overloaded, EngineDead: of any prompt; the others are aborted.
     """
-    streams = [
-        _observed(engine.async_generate(prompt, job.params), history) for prompt in job.prompts
-    ]
+    if job.num_chars <= INLINE_CHARS:
+        prompts = job.encode()
+    else:  # megabytes take seconds, in which other clients' tokens must flow
+        prompts = await asyncio.to_thread(job.encode)
+    streams = [_observed(engine.async_generate(p, job.params), history) for p in prompts]
     async with aclosing(_merged(streams)) as merged:
         async for item in merged:
             yield item

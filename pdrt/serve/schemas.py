@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pdrt.errors import InvalidRequest
 from pdrt.request import SamplingParams
+from pdrt.serve.errors import shown
 
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16  # of completions; a chat may go on to the context's end, as OpenAI's do
@@ -20,8 +21,8 @@ DEFAULT_MAX_TOKENS = 16  # of completions; a chat may go on to the context's end
 # fail_fast: one error for a list of a million wrong items, not a million errors.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
-TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
-Prompt = str | Texts | TokenIds | TokenIdLists
+Many = Field(fail_fast=True, max_length=MAX_PROMPTS)
+Prompt = str | Annotated[list[str], Many] | TokenIds | Annotated[list[TokenIds], Many]
 
 # Fields of the OpenAI API and of its dialects that change the output and that this version does not
 # have, with the values that change nothing.
@@ -126,7 +127,7 @@ class CompletionBody(GenerationBody):
         """One item for each choice: text or token ids.
 
         Raises:
-            InvalidRequest: there are none, or too many.
+            InvalidRequest: there are none.
         """
         prompts: list[str | list[int]]
         if isinstance(self.prompt, str):
@@ -137,10 +138,6 @@ class CompletionBody(GenerationBody):
             prompts = [*self.prompt]
         if not prompts:
             raise InvalidRequest("prompt is empty; give at least one token", "prompt")
-        if len(prompts) > MAX_PROMPTS:
-            raise InvalidRequest(
-                f"prompt is a list of {len(prompts)} prompts; give at most {MAX_PROMPTS}", "prompt"
-            )
         return prompts
 
     def sampling_params(self) -> SamplingParams:
@@ -191,6 +188,6 @@ class ChatBody(GenerationBody):
 
 def _require(good: bool, name: str, value: object, accepted: str) -> None:
     if not good:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise InvalidRequest(f"{name}={shown} is not supported in this version; {accepted}", name)
+        raise InvalidRequest(
+            f"{name}={shown(value)} is not supported in this version; {accepted}", name
+        )

@@ -1,0 +1,83 @@
+"""An in-process server (tests.in_process) of a real checkpoint, with its weights and kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdrt._C import Ledger, Memory
+from pdrt.kv.shape import KVShape
+from pdrt.messages import Role
+from pdrt.model.checkpoint import read_spec
+from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.weights import load_weights
+from pdrt.request import Request, SamplingParams
+from pdrt.runner.runner import Runner
+from tests.in_process import InProcessServer
+
+ROLES: dict[str, tuple[Role, ...]] = {
+    "separated": ("prefill", "decode"),
+    "unified": ("unified",),
+    "2P2D": ("prefill", "prefill", "decode", "decode"),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a server is set up; the tokens must not depend on any of it."""
+
+    mode: str = "separated"
+    page_size: int = 16
+    chunk: int = 512
+    num_pages: int = 1024
+    max_num_seqs: int = 16
+    max_model_len: int = 2048
+    threads: int = 2
+
+
+class Weights:
+    """A checkpoint in shared memory, loaded once for many servers."""
+
+    def __init__(self, folder: Path, dtype: WeightDType = "float32") -> None:
+        self.folder, self.dtype = folder, dtype
+        self.spec = read_spec(folder)
+        self.memory = Memory.create("weights", weight_layout(self.spec, dtype).num_bytes)
+        load_weights(folder, dtype, self.memory)
+
+
+def make_server(weights: Weights, shape: Shape) -> InProcessServer:
+    spec = weights.spec
+    kv = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, weights.dtype)
+    pool = Memory.create("kv", kv.pool_bytes(shape.num_pages))
+    ledger = Ledger.create(
+        num_pages=shape.num_pages,
+        page_size=shape.page_size,
+        num_slots=64,
+        max_model_len=shape.max_model_len,
+        sealed_bound=4,
+    )
+    return InProcessServer(
+        ledger,
+        ROLES[shape.mode],
+        lambda holder: Runner.create(
+            weights.folder,
+            weights.dtype,
+            weights=weights.memory,
+            kv=pool,
+            ledger=ledger,
+            threads=shape.threads,
+            on_layer=holder.beat,
+        ),
+        budget=shape.chunk,
+        max_num_seqs=shape.max_num_seqs,
+        eos_token_ids=spec.eos_token_ids,
+    )
+
+
+def request(
+    name: str, prompt: Sequence[int], params: SamplingParams | None = None, max_tokens: int = 64
+) -> Request:
+    """A request as validation would make it; greedy and deaf to EOS where nothing else is said."""
+    params = params or SamplingParams(temperature=0.0, ignore_eos=True)
+    return Request(name, None, tuple(prompt), params, max_tokens, seed=params.seed or 0)

@@ -1,0 +1,270 @@
+"""The Python API on a real engine: one start for most of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pdrt
+from pdrt.errors import ConfigError, EngineDead, InvalidRequest
+from tests.processes import children, eventually, is_running, title
+
+GREEDY = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def shared_engine(tiny_llama: Path) -> Iterator[pdrt.Engine]:
+    with pdrt.Engine(str(tiny_llama), max_model_len=512, max_num_seqs=8) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(shared_engine: pdrt.Engine) -> Iterator[pdrt.Engine]:
+    """After each test every page must be free or cached again."""
+    yield shared_engine
+
+    def is_idle() -> bool:
+        pages = shared_engine.metrics().pages
+        busy = sum(pages[s] for s in ("prefilling", "sealed", "decoding", "quarantined"))
+        assert sum(pages.values()) == shared_engine.plan.server.num_pages
+        return busy == 0
+
+    assert eventually(is_idle, 5.0), shared_engine.metrics()
+    assert shared_engine.metrics().handoff_bytes == 0
+
+
+def test_outputs_come_in_the_order_of_the_prompts(engine: pdrt.Engine) -> None:
+    together = engine.generate(["one", [1, 2, 3], "three"], GREEDY)
+    alone = [engine.generate(prompt, GREEDY)[0] for prompt in ("one", [1, 2, 3], "three")]
+    assert [out.outputs[0].token_ids for out in together] == [
+        out.outputs[0].token_ids for out in alone
+    ]
+    assert together[0].prompt == "one" and together[1].prompt is None
+    assert together[1].prompt_token_ids == [1, 2, 3]
+    assert all(out.finished and out.outputs[0].finish_reason == "length" for out in together)
+
+
+def test_each_prompt_may_have_its_own_params(engine: pdrt.Engine) -> None:
+    params = [pdrt.SamplingParams(max_tokens=n, ignore_eos=True) for n in (1, 4)]
+    outputs = engine.generate(["a", "b"], params)
+    assert [len(out.outputs[0].token_ids) for out in outputs] == [1, 4]
+    with pytest.raises(InvalidRequest, match="2 prompts and 1 sampling parameters"):
+        engine.generate(["a", "b"], params[:1])
+
+
+def test_a_stream_grows_and_ends_once(engine: pdrt.Engine) -> None:
+    outputs = list(engine.generate("grow", GREEDY, stream=True))
+    lengths = [len(out.outputs[0].token_ids) for out in outputs]
+    assert lengths == sorted(lengths) and lengths[-1] == 12
+    assert [out.finished for out in outputs].count(True) == 1 and outputs[-1].finished
+    assert outputs[-1].text == engine.generate("grow", GREEDY)[0].text
+
+
+def test_leaving_a_stream_aborts_it(engine: pdrt.Engine) -> None:
+    aborted = engine.metrics().num_aborted
+    for _ in engine.generate("leave", {**GREEDY, "max_tokens": 500}, stream=True):
+        break
+    assert eventually(lambda: engine.metrics().num_aborted == aborted + 1, 5.0)
+
+
+def test_times_of_each_part_are_told(engine: pdrt.Engine) -> None:
+    metrics = engine.generate("time", GREEDY)[0].metrics
+    parts = (
+        metrics.queue_time,
+        metrics.prefill_time,
+        metrics.handoff_time,
+        metrics.decode_time,
+    )
+    assert all(part is not None and 0 <= part < 10 for part in parts), metrics
+    assert metrics.first_token_time is not None and metrics.finished_time is not None
+    total = metrics.finished_time - metrics.arrival_time
+    assert sum(part for part in parts if part) == pytest.approx(total, abs=1e-3)
+
+
+def test_a_second_prompt_with_the_same_beginning_hits_the_cache(engine: pdrt.Engine) -> None:
+    prompt = [(5 * i) % 250 for i in range(100)]
+    first = engine.generate(prompt, GREEDY)[0]
+    second = engine.generate(prompt, GREEDY)[0]
+    assert second.num_cached_tokens == 96
+    assert second.outputs[0].token_ids == first.outputs[0].token_ids
+
+
+def test_stop_strings_end_the_text_before_them(engine: pdrt.Engine) -> None:
+    long = {**GREEDY, "max_tokens": 60}
+    whole = engine.generate("stop", long)[0]
+    stop = whole.text[3:6]
+    cut = engine.generate("stop", {**long, "stop": stop})[0]
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert (cut.outputs[0].finish_reason, cut.outputs[0].stop_reason) == ("stop", stop)
+
+
+def test_chat_renders_the_models_template(engine: pdrt.Engine) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    ids = engine.encode_chat(messages)
+    assert engine.chat(messages, GREEDY).prompt_token_ids == ids
+    assert "hello" in engine.tokenizer.decode(ids)
+
+
+def test_seeds_decide_and_the_engines_seed_decides_for_the_rest(engine: pdrt.Engine) -> None:
+    params = {"temperature": 1.0, "max_tokens": 20, "seed": 3, "ignore_eos": True}
+    first, second = (engine.generate("seed", params)[0].outputs[0].token_ids for _ in range(2))
+    other = engine.generate("seed", {**params, "seed": 4})[0].outputs[0].token_ids
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "param"),
+    [
+        ("", {}, "prompt"),
+        ([[]], {}, "prompt"),
+        ([1, 999], {}, "prompt"),
+        ([-1], {}, "prompt"),
+        ([1] * 512, {}, "prompt"),
+        ("x", {"max_tokens": 0}, "max_tokens"),
+        ("x", {"temperature": -1.0}, "temperature"),
+        ("x", {"temperature": float("nan")}, "temperature"),
+        ("x", {"top_p": 0.0}, "top_p"),
+        ("x", {"top_k": -2}, "top_k"),
+        ("x", {"seed": -1}, "seed"),
+        ("x", {"stop": [""]}, "stop"),
+        ("x", {"logprobs": 3}, "logprobs"),
+        ("x", {"max_tokens": "many"}, "max_tokens"),
+        ("x", {"wings": 2}, "wings"),
+    ],
+)
+def test_bad_input_names_the_parameter_and_harms_nobody(
+    engine: pdrt.Engine,
+    prompt: str | list[int] | list[list[int]],
+    params: dict[str, object],
+    param: str,
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        engine.generate(prompt, params)
+    assert caught.value.param == param, caught.value
+    assert len(engine.generate("fine", GREEDY)[0].outputs[0].token_ids) == 12
+
+
+def test_huge_max_tokens_end_with_the_context(engine: pdrt.Engine) -> None:
+    output = engine.generate([1] * 500, {**GREEDY, "max_tokens": 10**9})[0]
+    assert len(output.outputs[0].token_ids) == 12  # 512 - 500
+    assert output.outputs[0].finish_reason == "length"
+
+
+def test_async_streams_run_side_by_side_and_cancelling_one_aborts_it(engine: pdrt.Engine) -> None:
+    async def collect(prompt: str) -> list[int]:
+        async for output in engine.async_generate(prompt, GREEDY):
+            tokens = output.outputs[0].token_ids
+        return tokens
+
+    async def leave() -> None:
+        async for _ in engine.async_generate("leave", {**GREEDY, "max_tokens": 500}):
+            await asyncio.sleep(3600)
+
+    async def main() -> list[list[int]]:
+        leaving = asyncio.create_task(leave())
+        results = await asyncio.gather(collect("a"), collect("b"), collect("c"))
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        return results
+
+    aborted = engine.metrics().num_aborted
+    results = asyncio.run(main())
+    assert results == [out.outputs[0].token_ids for out in engine.generate(["a", "b", "c"], GREEDY)]
+    assert eventually(lambda: engine.metrics().num_aborted == aborted + 1, 5.0)
+
+
+def test_abort_by_id_ends_the_stream_with_its_reason(engine: pdrt.Engine) -> None:
+    async def main() -> str | None:
+        params = {**GREEDY, "max_tokens": 500}
+        reason = None
+        async for output in engine.async_generate("mine", params, request_id="mine"):
+            engine.abort("mine")
+            reason = output.outputs[0].finish_reason
+        return reason
+
+    assert asyncio.run(main()) == "abort"
+
+
+def test_more_requests_than_slots_all_end(engine: pdrt.Engine) -> None:
+    outputs = engine.generate([[i % 250, 7] for i in range(100)], {**GREEDY, "max_tokens": 3})
+    assert [len(out.outputs[0].token_ids) for out in outputs] == [3] * 100
+
+
+def test_processes_are_named(engine: pdrt.Engine) -> None:
+    keeper = engine.startup_summary()["keeper_pid"]
+    assert isinstance(keeper, int) and title(keeper) == "pdrt: keeper"
+    names = {title(pid) for pid in children(keeper)}
+    assert names == {"pdrt: prefill-0", "pdrt: decode-0"}
+
+
+def test_a_collected_engine_ends_its_processes(tiny_llama: Path) -> None:
+    engine = pdrt.Engine(str(tiny_llama), max_model_len=128, disaggregation_mode="unified")
+    keeper = engine.startup_summary()["keeper_pid"]
+    assert isinstance(keeper, int)
+    pids = [keeper, *children(keeper)]
+    assert [title(pid) for pid in pids] == ["pdrt: keeper", "pdrt: unified-0"]
+    del engine
+    gc.collect()
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_script_without_a_main_guard_works_and_leaves_nothing(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import pdrt
+            engine = pdrt.Engine({str(tiny_llama)!r}, max_model_len=64, log_level="error")
+            keeper = engine.startup_summary()["keeper_pid"]
+            print(keeper, engine.generate("hi", {{"max_tokens": 2}})[0].finished)
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    pid, finished = done.stdout.split()
+    assert finished == "True", done
+    assert not is_running(int(pid))
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"page_size": 17}, "--page-size is 17"),
+        ({"num_pages": 3}, "--num-pages is 3, too few .* 32 pages of 16 tokens work"),
+        ({"max_model_len": 10**6}, "--max-model-len is 1000000"),
+        ({"threads": 4096}, "--threads is 4096"),
+        ({"wheels": 4}, "wheels"),
+        ({"dtype": "float8"}, "float8"),
+        ({"num_prefill_workers": 0}, "--num-prefill-workers is 0"),
+        ({"max_num_batched_tokens": 4}, "--max-num-batched-tokens is 4"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_starts(
+    tiny_llama: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pdrt.Engine(str(tiny_llama), **{"max_model_len": 512, **settings})
+
+
+def test_shutdown_ends_all_processes_and_is_idempotent(shared_engine: pdrt.Engine) -> None:
+    """The last test of this module: its engine is gone afterwards."""
+    keeper = shared_engine.startup_summary()["keeper_pid"]
+    assert isinstance(keeper, int)
+    pids = [keeper, *children(keeper)]
+    assert len(pids) == 3
+    shared_engine.shutdown()
+    shared_engine.shutdown()
+    assert not any(is_running(pid) for pid in pids)
+    with pytest.raises(EngineDead, match="shut down"):
+        shared_engine.generate("late", GREEDY)
