@@ -215,6 +215,7 @@ class FrontEnd:
                 self.router.hear(message)
         if connection.channel.closed:  # dead or dying: the keeper will say when it is reaped
             self._loop.remove_reader(connection.channel.fileno())
+            self._loop.remove_writer(connection.channel.fileno())
         self._flush()
 
     def _sweep(self) -> None:
