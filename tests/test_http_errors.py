@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -114,11 +116,25 @@ def test_a_wrong_chat_is_told_what_is_wrong(
         b'"prompt"',
         b'{"prompt": "\xff\xfe"}',
         b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"prompt": ' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"prompt": "x", "tools": ' + b"[" * 300 + b"]" * 300 + b"}",
         b'{"prompt": "x", "max_tokens": ' + b"9" * 5000 + b"}",
         b'{"prompt": "x", "temperature": NaN}',
         b'{"prompt": "x", "temperature": 1e999}',
     ],
-    ids=["nothing", "half", "list", "text", "utf-8", "deep", "digits", "nan", "infinity"],
+    ids=[
+        "nothing",
+        "half",
+        "list",
+        "text",
+        "utf-8",
+        "deep",
+        "nested",
+        "tools",
+        "digits",
+        "nan",
+        "infinity",
+    ],
 )
 def test_a_body_that_is_no_good_json_is_a_400(server: ServerProcess, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
@@ -176,3 +192,20 @@ def test_headers_that_are_too_large_are_refused(server: ServerProcess) -> None:
     with server.raw(b"GET /live HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 100_000) as connection:
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_long_text_is_refused_while_others_are_served(server: ServerProcess) -> None:
+    def refuse() -> httpx.Response:
+        return server.complete(prompt="word " * 300_000)
+
+    with ThreadPoolExecutor(1) as pool:
+        begin = time.monotonic()
+        refused = pool.submit(refuse)
+        waits = []
+        while not refused.done():
+            asked = time.monotonic()
+            assert server.client.get("/live").status_code == 200
+            waits.append(time.monotonic() - asked)
+    assert error_of(refused.result())["param"] == "prompt"
+    # Were the event loop busy with it, one answer would have waited for nearly all of it.
+    assert max(waits) < (time.monotonic() - begin) / 2

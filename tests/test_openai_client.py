@@ -42,7 +42,7 @@ def test_a_stream_gives_the_same_text_as_an_answer(client: openai.OpenAI) -> Non
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
     assert chunks[-1].choices[0].finish_reason == whole.finish_reason == "length"
     assert all(chunk.choices[0].finish_reason is None for chunk in chunks[:-1])
-    assert len(chunks) > 20, "tokens come one after the other, not all at once"
+    assert len(chunks) > 3, "tokens are sent as they come, not all at the end"
 
 
 def test_a_chat_answers_as_the_assistant(client: openai.OpenAI) -> None:
