@@ -102,10 +102,17 @@ class Channel:
         self._sock.close()
 
     def _receive_one(self) -> tuple[bytes, list[int]]:
-        data, fds, _, _ = socket.recv_fds(
-            self._sock, MAX_FRAME_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+        # socket.recv_fds ignores its flags (CPython 3.11), and a child must not inherit these
+        data, ancillary, _, _ = self._sock.recvmsg(
+            MAX_FRAME_BYTES,
+            socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize),
+            socket.MSG_CMSG_CLOEXEC,
         )
-        return data, fds
+        fds = array.array("i")
+        for level, kind, body in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+        return data, fds.tolist()
 
     def _try_send(self, frame: bytes, fds: Sequence[int]) -> bool:
         """True when the frame needs no further attempt: it was sent, or nobody will read it."""

@@ -1,0 +1,163 @@
+"""The router on a real ledger, with frames that the test delivers or loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pdrt._C import Ledger, Phase
+from pdrt.errors import EngineDead, Overloaded
+from pdrt.messages import Admit, Look, Message
+from pdrt.request import Request, SamplingParams
+from pdrt.router import MAX_FRUITLESS_DEATHS, Router
+from tests.in_process import Client
+
+PREFILL = 1 << 8
+DECODE = 1 << 8 | 1
+
+
+def request(name: str, priority: int = 0, prompt: tuple[int, ...] = (1, 2, 3)) -> Request:
+    return Request(name, None, prompt, SamplingParams(priority=priority), max_tokens=4, seed=0)
+
+
+class Bench:
+    """A router, its ledger, and everything that it sent to one prefill worker."""
+
+    def __init__(self, ledger: Ledger, max_queued: int = 10) -> None:
+        self.ledger = ledger
+        self.sweeps = 0
+        self.router = Router(ledger, max_queued, self._sweep)
+        self.sent: list[Message] = []
+        self.connect(PREFILL)
+
+    def _sweep(self) -> None:
+        self.sweeps += 1
+
+    def connect(self, instance: int, delivers: bool = True) -> None:
+        def send(message: Message) -> bool:
+            self.sent.append(message)
+            return delivers
+
+        self.router.worker_up(instance, "prefill", send)
+
+    def submit(self, *requests: Request) -> list[Client]:
+        clients = [Client(each) for each in requests]
+        for client in clients:
+            self.router.submit(client.request, client)
+        return clients
+
+
+@pytest.fixture
+def bench(make_ledger: Callable[..., Ledger]) -> Bench:
+    return Bench(make_ledger(num_slots=2, sealed_bound=1))
+
+
+def test_a_request_is_told_once_while_its_worker_lives(bench: Bench) -> None:
+    bench.submit(request("a"))
+    for _ in range(5):
+        bench.router.tick()
+    assert bench.sent == [Admit(0, bench.ledger.word(0).generation)]
+    bench.router.abort("a")
+    bench.ledger.sweep()
+
+
+def test_a_dead_workers_requests_are_told_to_the_next_one(bench: Bench) -> None:
+    bench.submit(request("a"))
+    bench.router.worker_down(PREFILL, [])
+    bench.connect(PREFILL + 256)
+    assert len(bench.sent) == 2 and bench.sent[0] == bench.sent[1]
+    bench.router.abort("a")
+    bench.ledger.sweep()
+
+
+def test_a_frame_that_was_not_sent_is_sent_by_the_next_tick(
+    make_ledger: Callable[..., Ledger],
+) -> None:
+    bench = Bench(make_ledger())
+    bench.router.worker_down(PREFILL, [])
+    bench.connect(PREFILL + 256, delivers=False)
+    bench.submit(request("a"))
+    bench.router.tick()
+    assert len(bench.sent) == 2
+    bench.router.abort("a")
+    bench.ledger.sweep()
+
+
+def test_what_finds_no_slot_waits_in_order_of_priority(bench: Bench) -> None:
+    clients = bench.submit(
+        request("a"), request("b"), request("late"), request("early", priority=-1)
+    )
+    assert bench.router.num_waiting == 4  # two QUEUED, two without a slot
+    bench.router.abort("a")
+    bench.ledger.sweep()
+    bench.router.tick()
+    third = [bench.router._slots[s].request.request_id for s in (0, 1)]
+    assert sorted(third) == ["b", "early"]
+    for client in clients:
+        bench.router.abort(client.request.request_id)
+    bench.ledger.sweep()
+    bench.router.tick()
+    assert bench.router.is_idle
+
+
+def test_the_queue_is_bounded_and_an_abort_makes_room(
+    make_ledger: Callable[..., Ledger],
+) -> None:
+    bench = Bench(make_ledger(num_slots=1, sealed_bound=1), max_queued=1)
+    bench.submit(request("runs"), request("waits"))
+    with pytest.raises(Overloaded, match="--max-queued-requests"):
+        bench.submit(request("refused"))
+    bench.router.abort("waits")
+    bench.submit(request("taken"))
+    for name in ("runs", "taken"):
+        bench.router.abort(name)
+    bench.ledger.sweep()
+
+
+def test_an_abort_ends_the_client_at_once_and_its_slot_when_it_was_released(bench: Bench) -> None:
+    (client,) = bench.submit(request("a"))
+    assert bench.router.abort("a") and not bench.router.abort("a")
+    assert client.last is not None and client.last.finish_reason == "abort"
+    assert bench.sweeps == 1 and not bench.router.is_idle
+    bench.ledger.sweep()
+    bench.router.tick()
+    assert bench.router.is_idle and bench.ledger.word(0).phase is Phase.EMPTY
+
+
+def test_an_abort_wakes_the_worker_that_holds_the_slot(bench: Bench) -> None:
+    bench.submit(request("a"))
+    holder = bench.ledger.holder(PREFILL)
+    holder.admit(0, bench.ledger.word(0).generation)
+    bench.router.abort("a")
+    assert bench.sent[-1] == Look()
+    assert holder.marked() == [0]
+    holder.abort(0)
+
+
+def test_a_request_under_which_workers_keep_dying_is_given_up(bench: Bench) -> None:
+    (client,) = bench.submit(request("poison"))
+    instance = PREFILL
+    for _ in range(MAX_FRUITLESS_DEATHS):
+        assert client.last is None
+        holder = bench.ledger.holder(instance)
+        holder.admit(0, bench.ledger.word(0).generation)
+        bench.ledger.reap(instance)
+        bench.router.worker_down(instance, [0])
+        instance += 256
+        bench.connect(instance)
+    assert client.last is not None and isinstance(client.last.error, EngineDead)
+    assert "poison" in str(client.last.error)
+    bench.ledger.sweep()
+    bench.router.tick()
+    assert bench.router.is_idle
+
+
+def test_when_the_engine_dies_everybody_is_told_once(bench: Bench) -> None:
+    clients = bench.submit(request("a"), request("b"), request("c"))
+    bench.router.fail_all(EngineDead("gone"))
+    assert [str(client.last and client.last.error) for client in clients] == ["gone"] * 3
+    assert bench.router.num_requests == 0
+    for slot in (0, 1):
+        bench.ledger.mark_abort(slot, bench.ledger.word(slot).generation)
+    bench.ledger.sweep()
