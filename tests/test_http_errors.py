@@ -209,3 +209,11 @@ def test_a_long_text_is_refused_while_others_are_served(server: ServerProcess) -
     assert error_of(refused.result())["param"] == "prompt"
     # Were the event loop busy with it, one answer would have waited for nearly all of it.
     assert max(waits) < (time.monotonic() - begin) / 2
+
+
+def test_a_client_that_asks_before_it_sends_too_much_is_told_at_once(
+    server: ServerProcess,
+) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n"
+    with server.raw(head + b"Content-Length: 99999999\r\n\r\n") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")

@@ -16,8 +16,9 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.request import SamplingParams
+
+T = TypeVar("T")
+Run = list[tuple[float, int]]  # of one request: when an output came, its tokens by then
 
 MODES = ("separated", "unified")
 NUM_STREAMS = 2
@@ -73,12 +77,12 @@ def make_load(args: argparse.Namespace, vocab_size: int) -> Load:
 
 
 class Stream:
-    """One running reader. Keeps (time, tokens that came then); starts anew at the context's end."""
+    """One running reader, which starts anew at the context's end."""
 
     def __init__(self, engine: Engine, prompt: list[int]) -> None:
         self._engine = engine
         self._prompt = prompt
-        self.runs: list[list[tuple[float, int]]] = []
+        self.runs: list[Run] = []
         self.warm = asyncio.Event()
 
     async def read(self) -> None:
@@ -91,15 +95,16 @@ class Stream:
                 if count >= WARM_UP_TOKENS:
                     self.warm.set()
 
-    def gaps(self, start: float, end: float) -> list[float]:
-        """Between consecutive tokens that came within [start, end]; 0 between those together."""
-        found: list[float] = []
-        for run in self.runs:
-            for (before, had), (now, has) in zip(run, run[1:], strict=False):
-                if start <= before and now <= end:
-                    found.append(now - before)
-                    found.extend([0.0] * (has - had - 1))
-        return found
+
+def gaps_within(runs: Sequence[Run], start: float, end: float) -> list[float]:
+    """Seconds between consecutive tokens that came in [start, end]; 0 between those together."""
+    found: list[float] = []
+    for run in runs:
+        for (before, had), (now, has) in zip(run, run[1:], strict=False):
+            if start <= before and now <= end:
+                found.append(now - before)
+                found.extend([0.0] * (has - had - 1))
+    return found
 
 
 async def first_token(engine: Engine, prompt: list[int]) -> float:
@@ -117,22 +122,38 @@ async def measure(engine: Engine, load: Load, observed: Observed) -> None:
     streams = [Stream(engine, prompt) for prompt in load.streams]
     await first_token(engine, load.warm_up)
     readers = [asyncio.create_task(stream.read()) for stream in streams]
-    try:
+
+    async def burst() -> tuple[float, float]:
         await asyncio.gather(*(stream.warm.wait() for stream in streams))
         start = time.monotonic()
+        arrivals = zip(load.arrivals, load.prompts, strict=True)
+        waits = (_arrive(engine, start + at, prompt) for at, prompt in arrivals)
+        observed.first_tokens = list(await asyncio.gather(*waits))
+        return start, time.monotonic()
 
-        async def arrive(at: float, prompt: list[int]) -> float:
-            await asyncio.sleep(start + at - time.monotonic())
-            return await first_token(engine, prompt)
-
-        burst = [arrive(at, p) for at, p in zip(load.arrivals, load.prompts, strict=True)]
-        observed.first_tokens = list(await asyncio.gather(*burst))
-        end = time.monotonic()
+    try:
+        start, end = await _beside(readers, burst())
     finally:
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-    observed.gaps = [gap for stream in streams for gap in stream.gaps(start, end)]
+    observed.gaps = [gap for stream in streams for gap in gaps_within(stream.runs, start, end)]
+
+
+async def _arrive(engine: Engine, at: float, prompt: list[int]) -> float:
+    await asyncio.sleep(at - time.monotonic())
+    return await first_token(engine, prompt)
+
+
+async def _beside(readers: Sequence[asyncio.Task[None]], work: Coroutine[None, None, T]) -> T:
+    """The work's result, unless a reader fails first: then its error."""
+    task = asyncio.create_task(work)
+    await asyncio.wait({task, *readers}, return_when=asyncio.FIRST_COMPLETED)
+    for reader in readers:
+        if reader.done():
+            task.cancel()
+            reader.result()
+    return task.result()
 
 
 def greedy_tokens(engine: Engine, load: Load) -> list[list[int]]:

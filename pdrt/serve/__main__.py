@@ -21,7 +21,7 @@ from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.request import SamplingParams
 from pdrt.serve.app import Server, create_app
 from pdrt.serve.flags import CommandLine, parse
-from pdrt.serve.server import listen, serve, url_of
+from pdrt.serve.server import is_loopback, listen, serve, url_of
 from pdrt.serve.summary import summary
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def main() -> int:
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
     try:
         listener = listen(line.server.host, line.server.port, line.server.send_timeout)
+        if not is_loopback(listener):
+            log.warning("reachable from other machines, and there are no API keys: keep them out")
         return _run(line, listener)
     except PdrtError as error:
         print(f"pdrt: {error}", file=sys.stderr)

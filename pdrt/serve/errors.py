@@ -89,6 +89,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(400, str(error), param=error.param)
         case Unready():
             return _unavailable(error, "not_ready")
+        case Draining():
+            return _unavailable(error, "shutting_down", connection="close")
         case Overloaded():
             return _unavailable(error, "overloaded")
         case EngineDead():
@@ -112,10 +114,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     return problem.response()
 
 
-def _unavailable(error: Exception, code: str) -> Problem:
-    headers = {"retry-after": "1"}
-    if isinstance(error, Draining):
-        headers["connection"] = "close"
+def _unavailable(error: Exception, code: str, **headers: str) -> Problem:
+    headers = {"retry-after": "1", **headers}
     return Problem(503, str(error), "server_error", code=code, headers=headers)
 
 

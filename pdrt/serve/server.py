@@ -7,6 +7,7 @@ SIGINT drain; a second one cuts the running requests.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
@@ -52,6 +53,11 @@ def url_of(listener: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach the server."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 class _Uvicorn(uvicorn.Server):
