@@ -91,6 +91,24 @@ def boundary_with_pages_token_and_drain() -> tuple[Scene, Operation]:
     return scene, lambda: expect(scene.me.holder.boundary(step, [row]), [True])
 
 
+def boundary_on_pages_that_held_another_prefix() -> tuple[Scene, Operation]:
+    """Their side arrays still name the evicted prefix; a word must not make them believed again."""
+    scene = Scene()
+    scene.submit([6, 6, 6, 6], 1)
+    run_to_end(scene.clients, [scene.other])
+    evictor = scene.submit([1] * 19, 1)  # all ten pages
+    scene.until(scene.other, evictor, "PREFILLING")
+    assert scene.ledger.mark_abort(evictor, scene.ledger.word(evictor).generation)
+    scene.until(scene.other, evictor, "EMPTY")
+    slot = scene.submit(PROMPT[:5], 3)
+    scene.until(scene.me, slot, "PREFILLING")
+    step = scene.me.holder.launch()
+    scene.me.compute(slot, PROMPT[:5], 0, 5)
+    word = scene.ledger.word(slot)
+    row = (slot, word.generation, 5, next_token_of(scene, slot), -1.0, C.FinishReason.NONE)
+    return scene, lambda: expect(scene.me.holder.boundary(step, [row]), [True])
+
+
 def boundary_with_the_last_token() -> tuple[Scene, Operation]:
     scene = Scene()
     slot = scene.submit(PROMPT[:5], 1)
@@ -197,6 +215,7 @@ SCENES: dict[str, Callable[[], tuple[Scene, Operation]]] = {
     for f in (
         admit_with_hits_and_evictions,
         boundary_with_pages_token_and_drain,
+        boundary_on_pages_that_held_another_prefix,
         boundary_with_the_last_token,
         seal,
         take,
@@ -284,11 +303,25 @@ def belongings(scene: Scene) -> dict[int, tuple]:
     return out
 
 
+def count_writes(name: str) -> int:
+    _, operation = SCENES[name]()
+    before = C.shared_writes()
+    operation()
+    return C.shared_writes() - before
+
+
 def check_aftermath(scene: Scene, before: dict[int, tuple], died: bool) -> None:
     rebuilt = scene.ledger.counters().rebuilt
     assert_clean(scene.ledger)  # the next taker of the lock
     assert scene.ledger.counters().rebuilt - rebuilt == died
     assert belongings(scene) == before, "a survivor's slot has changed"
+
+
+def hit_every_prefix_again(scene: Scene, worker: Worker) -> None:
+    """What the cache still offers is what it says: workers check the KV that they read."""
+    for request in list(scene.clients.requests.values()):
+        scene.submit(request.prompt[:15] + [1], 1)
+        run_to_end(scene.clients, [worker])
 
 
 def main(name: str) -> None:
@@ -304,6 +337,8 @@ def main(name: str) -> None:
         assert belongings(scene) == before, "the reaping has touched a survivor's slot"
         again = Worker(C, scene.ledger, ME + (1 << 8), scene.pool)
         run_to_end(scene.clients, [again, scene.other])
+        hit_every_prefix_again(scene, again)
+    assert n - 1 == count_writes(name), "not every write of the operation was tried"
     print(n - 1)
 
 
