@@ -52,7 +52,7 @@ $(REQUIRED): requirements.txt
 	  { echo "pdrt needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) -V`;" \
 	         "give another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt)
+	$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) $$(grep '^torch==' requirements.txt)
 	$(PIP) -r requirements.txt
 	@touch $@
 
