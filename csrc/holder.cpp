@@ -32,8 +32,7 @@ std::vector<uint32_t> Holder::marked() const {
   return slots;
 }
 
-// -- prefill
-// ------------------------------------------------------------------------------------------
+// -- prefill ----------------------------------------------------------------------------
 
 Outcome Holder::admit(uint32_t slot, uint32_t generation) {
   ledger_->check_slot(slot);
@@ -92,10 +91,9 @@ Outcome Holder::seal(uint32_t slot) {
   return Outcome::DONE;
 }
 
-// -- decode
-// -------------------------------------------------------------------------------------------
+// -- decode -----------------------------------------------------------------------------
 
-Outcome Holder::take(uint32_t slot, uint32_t generation) {
+Outcome Holder::take(uint32_t slot, uint32_t generation, uint64_t bytes_moved) {
   ledger_->check_slot(slot);
   Section section(*ledger_);
   if (!section) return Outcome::BUSY;
@@ -112,6 +110,7 @@ Outcome Holder::take(uint32_t slot, uint32_t generation) {
   put(m_.slots[slot].num_computed, section->num_tokens(slot) - 1);
   section->pass(slot, Point::TAKEN);
   section->count(m_.header->counters.handed_off);
+  section->count(m_.header->counters.handoff_bytes, bytes_moved);
   return Outcome::DONE;
 }
 
@@ -164,8 +163,7 @@ void Holder::requeue(LedgerState& state, uint32_t slot) {
   state.count(m_.header->counters.preempted);
 }
 
-// -- both
-// ---------------------------------------------------------------------------------------------
+// -- both -------------------------------------------------------------------------------
 
 Outcome Holder::let_go(uint32_t slot) {
   ledger_->check_slot(slot);

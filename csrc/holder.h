@@ -43,7 +43,7 @@ class Holder {
   // Which rows counted; nothing when the lock's deadline passed and nothing was done.
   std::optional<std::vector<bool>> boundary(uint64_t step, std::span<const Row> rows);
   Outcome seal(uint32_t slot);
-  Outcome take(uint32_t slot, uint32_t generation);
+  Outcome take(uint32_t slot, uint32_t generation, uint64_t bytes_moved = 0);
   Outcome grow(uint32_t slot, uint32_t num_tokens, bool speculative);
   Outcome let_go(uint32_t slot);
   Outcome finish(uint32_t slot);

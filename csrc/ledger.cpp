@@ -34,8 +34,7 @@ void Ledger::check_slot(uint32_t slot) const {
              geometry().num_slots, ", numbered from 0");
 }
 
-// -- router
-// -------------------------------------------------------------------------------------------
+// -- router -----------------------------------------------------------------------------
 
 void Ledger::check_request(const NewRequest& request) const {
   const uint64_t length = request.prompt.size() + uint64_t{request.max_tokens};
@@ -104,8 +103,7 @@ bool Ledger::end(uint32_t slot, uint32_t generation) {
   return memory_.slot_words[slot].swap(seen, {.generation = generation + 1});
 }
 
-// -- keeper
-// -------------------------------------------------------------------------------------------
+// -- keeper -----------------------------------------------------------------------------
 
 bool Ledger::is_to_sweep(uint32_t slot) const {
   const SlotWord word = memory_.slot_words[slot].get();
@@ -151,6 +149,7 @@ std::optional<Audit> Ledger::audit() {
     if (!section) return {};
     counts = check_ledger(*section, findings);
     memory_.header->counts.put(counts);
+    section->count(memory_.header->counters.violations, findings.count());
   }
   return Audit{.counts = counts, .violations = findings.texts()};
 }

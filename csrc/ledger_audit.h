@@ -21,6 +21,7 @@ class FindingList {
   // `text` is a literal; `first` and `second` follow it.
   void add(const char* text, uint64_t first, uint64_t second = 0);
   std::vector<std::string> texts() const;
+  uint32_t count() const { return count_; }
 
  private:
   struct Finding {

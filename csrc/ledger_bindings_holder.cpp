@@ -35,7 +35,8 @@ void bind_holder(py::module_& m) {
       .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"), Unlocked())
       .def("boundary", &boundary, py::arg("step"), py::arg("rows"), Unlocked())
       .def("seal", &Holder::seal, py::arg("slot"), Unlocked())
-      .def("take", &Holder::take, py::arg("slot"), py::arg("generation"), Unlocked())
+      .def("take", &Holder::take, py::arg("slot"), py::arg("generation"),
+           py::arg("bytes_moved") = 0, Unlocked())
       .def("grow", &Holder::grow, py::arg("slot"), py::arg("num_tokens"),
            py::arg("speculative") = false, Unlocked())
       .def("let_go", &Holder::let_go, py::arg("slot"), Unlocked())

@@ -86,7 +86,8 @@ void bind_totals(py::module_& m) {
       .def_readonly("reaped", &CounterValues::reaped)
       .def_readonly("rebuilt", &CounterValues::rebuilt)
       .def_readonly("prefix_queried_tokens", &CounterValues::prefix_queried_tokens)
-      .def_readonly("prefix_hit_tokens", &CounterValues::prefix_hit_tokens);
+      .def_readonly("prefix_hit_tokens", &CounterValues::prefix_hit_tokens)
+      .def_readonly("violations", &CounterValues::violations);
   py::class_<LockState>(m, "LockState")
       .def_readonly("owner", &LockState::owner)
       .def_readonly("acquisition", &LockState::acquisition);

@@ -47,7 +47,7 @@ struct alignas(64) SlotRecord {
 template <class Count>
 struct CountersOf {
   Count admitted, handed_off, handoff_bytes, preempted, evicted, finished, aborted, reaped, rebuilt,
-      prefix_queried_tokens, prefix_hit_tokens;
+      prefix_queried_tokens, prefix_hit_tokens, violations;
 };
 using Counters = CountersOf<std::atomic<uint64_t>>;
 

@@ -40,7 +40,8 @@ CounterValues read_counters(const LedgerMemory& memory) {
           .reaped = get(counters.reaped),
           .rebuilt = get(counters.rebuilt),
           .prefix_queried_tokens = get(counters.prefix_queried_tokens),
-          .prefix_hit_tokens = get(counters.prefix_hit_tokens)};
+          .prefix_hit_tokens = get(counters.prefix_hit_tokens),
+          .violations = get(counters.violations)};
 }
 
 }  // namespace pdrt

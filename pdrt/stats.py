@@ -47,6 +47,7 @@ def engine_stats(front: FrontEnd) -> EngineStats:
         num_rebuilds=counters.rebuilt,
         prefix_queried_tokens=counters.prefix_queried_tokens,
         prefix_hit_tokens=counters.prefix_hit_tokens,
+        audit_violations=counters.violations,
         workers=tuple(_workers(front)),
     )
 
