@@ -40,9 +40,11 @@ class ServerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
+        response = self.client.get("/metrics")
+        assert response.status_code == 200, response.text
         values = [
             sample.value
-            for family in text_string_to_metric_families(self.client.get("/metrics").text)
+            for family in text_string_to_metric_families(response.text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]

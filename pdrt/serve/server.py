@@ -41,7 +41,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
         ) from None
-    # Accepted connections inherit all of these. Without the first, Nagle's algorithm holds each event
+    # Accepted connections inherit all of these. Without the first, Nagle's algorithm holds events
     # back for 40 ms: asyncio sets it only on sockets that were made with the protocol's number.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(send_timeout * 1000))
