@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 START_SECONDS = 90.0  # several imports of torch on two shared cores
 BUSY_STATES = ("prefilling", "sealed", "decoding", "quarantined")
@@ -40,21 +41,25 @@ class ServerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
-        response = self.client.get("/metrics")
-        assert response.status_code == 200, response.text
-        values = [
-            sample.value
-            for family in text_string_to_metric_families(response.text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        assert values, f"no {name} with {labels} in /metrics"
-        return sum(values)
+        return self._sum(self._samples(), name, labels)
 
     def is_idle(self) -> bool:
         """No request is known, and every page is free or cached."""
-        busy = sum(self.metric("pdrt:kv_pages", state=state) for state in BUSY_STATES)
-        return busy == 0 and self.metric("pdrt:num_requests_running") == 0
+        samples = self._samples()
+        busy = sum(self._sum(samples, "pdrt:kv_pages", {"state": s}) for s in BUSY_STATES)
+        return busy == 0 and self._sum(samples, "pdrt:num_requests_running", {}) == 0
+
+    def _samples(self) -> list[Sample]:
+        response = self.client.get("/metrics")
+        assert response.status_code == 200, response.text
+        families = text_string_to_metric_families(response.text)
+        return [sample for family in families for sample in family.samples]
+
+    @staticmethod
+    def _sum(samples: list[Sample], name: str, labels: dict[str, str]) -> float:
+        found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
+        assert found, f"no {name} with {labels} in /metrics"
+        return sum(found)
 
     def complete(self, **body: object) -> httpx.Response:
         return self.client.post("/v1/completions", json=body)

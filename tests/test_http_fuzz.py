@@ -49,7 +49,7 @@ PATHS = ["/v1/completions", "/v1/chat/completions"]
 HEADERS = {"Content-Type": "application/json"}
 
 many = settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
