@@ -23,7 +23,7 @@ from pdrt.background import LoopThread, call_soon
 from pdrt.config import Settings, settings_of
 from pdrt.errors import ConfigError, EngineDead, InvalidRequest
 from pdrt.frontend import FrontEnd
-from pdrt.inputs import Params, Prompt, as_params, as_prompts, derived_seed
+from pdrt.inputs import Params, ParamsForEach, Prompt, Prompts, as_params, as_prompts, derived_seed
 from pdrt.messages import ServerSpec
 from pdrt.metrics import EngineStats
 from pdrt.request import Limits, Request, RequestOutput, SamplingParams, validate
@@ -63,29 +63,27 @@ class Engine:
         )
         self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
 
-    # -- generating -------------------------------------------------------------------------------
-
     @overload
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: Params | Sequence[Params] = None,
+        prompts: Prompts,
+        sampling_params: ParamsForEach = None,
         stream: Literal[False] = False,
     ) -> list[RequestOutput]: ...
 
     @overload
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: Params | Sequence[Params] = None,
+        prompts: Prompts,
+        sampling_params: ParamsForEach = None,
         *,
         stream: Literal[True],
     ) -> Iterator[RequestOutput]: ...
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: Params | Sequence[Params] = None,
+        prompts: Prompts,
+        sampling_params: ParamsForEach = None,
         stream: bool = False,
     ) -> list[RequestOutput] | Iterator[RequestOutput]:
         """Runs prompts (texts or lists of token ids) to their end, all at once.
@@ -147,12 +145,10 @@ class Engine:
         """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
         self._thread.call(self._front.abort, request_id)
 
-    # -- looking ----------------------------------------------------------------------------------
-
     @property
     def model_name(self) -> str:
-        """The model's folder, without its path."""
-        return self.plan.folder.name
+        """The model's folder or file, without its path; the default model's name."""
+        return self.plan.model_name
 
     def metrics(self) -> EngineStats:
         """Pages by state, queues and counters at this moment."""
@@ -164,8 +160,6 @@ class Engine:
     def startup_summary(self) -> dict[str, object]:
         """What runs: model, sizes, processes with their pids and threads."""
         return startup_summary(self.settings, self.plan, self._front)
-
-    # -- ending -----------------------------------------------------------------------------------
 
     async def drain(self, timeout: float) -> bool:
         """Takes no more requests; waits until the running ones have ended, False if not all did."""
@@ -181,11 +175,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
-    # -- inside -----------------------------------------------------------------------------------
-
-    def _requests(
-        self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params]
-    ) -> list[Request]:
+    def _requests(self, prompts: Prompts, params: ParamsForEach) -> list[Request]:
         """Validates a call of `generate`, whatever form its arguments have."""
         many = as_prompts(prompts)
         each = as_params(params, len(many))

@@ -9,7 +9,9 @@ from typing import cast
 from pdrt.request import SamplingParams
 
 Prompt = str | Sequence[int]  # a text, or its token ids
+Prompts = Prompt | Sequence[Prompt]
 Params = SamplingParams | dict[str, object] | None
+ParamsForEach = Params | Sequence[Params]
 
 
 def derived_seed(seed: int, number: int) -> int:
@@ -18,14 +20,14 @@ def derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(digest) >> 1
 
 
-def as_params(params: Params | Sequence[Params], num_prompts: int) -> list[Params]:
+def as_params(params: ParamsForEach, num_prompts: int) -> list[Params]:
     """One for each prompt, where one is given for all."""
     if params is None or isinstance(params, (SamplingParams, dict)):
         return [params] * num_prompts
     return list(params)
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Prompts) -> list[Prompt]:
     """One prompt, as text or token ids, or several."""
     if isinstance(prompts, str):
         return [prompts]

@@ -17,6 +17,7 @@ from pdrt.errors import ConfigError, MemoryShortage
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role, ServerSpec, WorkerSpec
 from pdrt.model.checkpoint import locate, read_spec, resolve
+from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 
@@ -30,9 +31,16 @@ SLOTS_PER_SEQ = 4  # request slots of the ledger for each request that can decod
 class Plan:
     """What the front end knows before any process runs."""
 
+    model: str  # as it was set
     spec: ModelSpec
     server: ServerSpec
     available_memory: int
+
+    @property
+    def model_name(self) -> str:
+        path = Path(self.model)
+        name = path.stem if path.suffix == ".gguf" else path.name
+        return name if self.model else DEFAULT_MODEL
 
     @property
     def folder(self) -> Path:
@@ -77,7 +85,7 @@ def make_plan(settings: Settings) -> Plan:
         namespace=hashlib.sha256(f"{folder}\0{dtype}".encode()).digest(),
         workers=tuple(_workers(settings)),
     )
-    plan = Plan(spec, server, available)
+    plan = Plan(settings.model, spec, server, available)
     _check_memory(plan)
     return plan
 

@@ -70,7 +70,7 @@ def startup_summary(settings: Settings, plan: Plan, front: FrontEnd) -> dict[str
     """What runs, in plain values: sizes in bytes, times in seconds."""
     server = plan.server
     return {
-        "model": settings.model or plan.folder.name,
+        "model": settings.model or plan.model_name,
         "architecture": plan.spec.family,
         "device": "cpu",
         "dtype": server.dtype,

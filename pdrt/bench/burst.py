@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -50,14 +50,23 @@ class Load:
 
 @dataclass(slots=True)
 class Observed:
-    """What one mode gave, in seconds: the streams' gaps, the burst's times to a first token."""
+    """What one mode gave, in seconds: the streams' gaps, the burst's times to a first token.
+
+    `facts` are the engine's own words about itself.
+    """
 
     tokens: list[list[int]]
+    facts: dict[str, Any]
     gaps: list[float] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, object]:
-        return {"itl_ms": percentiles(self.gaps), "ttft_ms": percentiles(self.first_tokens)}
+        return {
+            "itl_ms": percentiles(self.gaps),
+            "ttft_ms": percentiles(self.first_tokens),
+            "dtype": self.facts["dtype"],
+            "threads": {worker["name"]: worker["threads"] for worker in self.facts["workers"]},
+        }
 
 
 def make_load(args: argparse.Namespace, vocab_size: int) -> Load:
@@ -174,7 +183,7 @@ def run(args: argparse.Namespace) -> dict[str, Observed]:
         print(f"{mode}: starting", flush=True)
         with Engine(args.model, disaggregation_mode=mode) as engine:
             load = make_load(args, engine.limits.vocab_size)
-            seen[mode] = Observed(greedy_tokens(engine, load))
+            seen[mode] = Observed(greedy_tokens(engine, load), engine.startup_summary())
             if seen[mode].tokens != seen[MODES[0]].tokens:
                 raise PdrtError("the two modes gave different greedy tokens; no figures are given")
             asyncio.run(measure(engine, load, seen[mode]))
