@@ -168,7 +168,7 @@ class AttentionFew {
   const float scale_;
   float* const query_;  // [kQueries][padded_]
   float* const sum_;    // [kQueries][padded_]
-  float weight_[kQueries][kBlock];
+  alignas(64) float weight_[kQueries][kBlock];
   int64_t limit_[kQueries];
   int seen_[kQueries];  // keys of this block that each query sees; the first sees the fewest
   float max_[kQueries], total_[kQueries], correction_[kQueries];

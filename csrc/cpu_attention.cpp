@@ -58,11 +58,15 @@ std::vector<Work> tiles_of(const Attention& a, int64_t width) {
   return work;
 }
 
+// Aligned to cache lines, which vectors of 16 floats then fill exactly.
 float* thread_scratch(const Attention& a) {
-  thread_local std::vector<float> scratch;
-  const auto size = static_cast<size_t>(scratch_floats(a));
+  struct alignas(64) Line {
+    float floats[16];
+  };
+  thread_local std::vector<Line> scratch;
+  const size_t size = scratch_floats(a) / 16 + 1;
   if (scratch.size() < size) scratch.resize(size);
-  return scratch.data();
+  return scratch.data()->floats;
 }
 
 }  // namespace
