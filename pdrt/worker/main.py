@@ -22,7 +22,8 @@ from pdrt.worker.prefill_worker import PrefillPhase
 from pdrt.worker.worker import Phase, Worker
 
 IDLE_SECONDS = 0.5  # an idle worker still beats, so that a stopped one is found
-STARVED_SECONDS = 0.002  # work that cannot run now: pages or the lock are others'
+STARVED_SECONDS = (0.001, 0.016)  # work that cannot run now, as pages or the lock are others':
+# looked at again after the first, then at doubled times up to the second
 
 
 def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
@@ -54,10 +55,17 @@ def take_turns(worker: Worker, keeper: Channel, front: Channel) -> None:
         for report in reports:
             front.send(report)
         front.flush()
-        if computed or reports:
-            timeout = 0.0
-        else:
-            timeout = STARVED_SECONDS if worker.has_work else IDLE_SECONDS
+        timeout = wait_after(timeout, bool(computed or reports), worker.has_work)
+
+
+def wait_after(waited: float, moved: bool, has_work: bool) -> float:
+    """Seconds until the next turn if no frame comes before, given those before this one."""
+    if moved:
+        return 0.0
+    if not has_work:
+        return IDLE_SECONDS
+    shortest, longest = STARVED_SECONDS
+    return shortest if waited >= IDLE_SECONDS else min(longest, max(shortest, 2 * waited))
 
 
 def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
