@@ -25,8 +25,7 @@ class Ledger {
   const LedgerMemory& memory() const { return memory_; }
   const Geometry& geometry() const { return memory_.geometry(); }
 
-  // -- router
-  // ---------------------------------------------------------------------------------------
+  // -- router ---------------------------------------------------------------------------
   struct NewRequest {
     uint64_t request_id, rank;
     std::span<const int32_t> prompt;
@@ -38,8 +37,7 @@ class Ledger {
   bool mark_abort(uint32_t slot, uint32_t generation);
   bool end(uint32_t slot, uint32_t generation);
 
-  // -- keeper
-  // ---------------------------------------------------------------------------------------
+  // -- keeper ---------------------------------------------------------------------------
   // Takes out what nobody holds and a client left; how many, or nothing when the lock is busy.
   std::optional<uint32_t> sweep();
   Outcome reap(uint32_t instance);

@@ -19,8 +19,7 @@ LedgerState::LedgerState(const LedgerMemory& memory)
       quarantined(list_at(memory, QUARANTINED_LIST, &memory.header->derived.num_quarantined)),
       derived(memory.header->derived) {}
 
-// -- words
-// --------------------------------------------------------------------------------------------
+// -- words ------------------------------------------------------------------------------
 
 void LedgerState::set_word(uint32_t slot, Phase phase, uint32_t holder, Marks marks,
                            uint32_t bump) {
@@ -52,8 +51,7 @@ void LedgerState::count(std::atomic<uint64_t>& counter, uint64_t more) {
   put(counter, counter.load(std::memory_order_relaxed) + more);
 }
 
-// -- slots
-// --------------------------------------------------------------------------------------------
+// -- slots ------------------------------------------------------------------------------
 
 uint32_t LedgerState::num_tokens(uint32_t slot) const {
   return get(m.slots[slot].num_prompt_tokens) + m.lengths[slot].get().num_output_tokens;
@@ -104,8 +102,7 @@ uint32_t LedgerState::num_decoding() const {
   return count;
 }
 
-// -- pages
-// --------------------------------------------------------------------------------------------
+// -- pages ------------------------------------------------------------------------------
 
 std::span<const uint32_t> LedgerState::find_hits(uint32_t slot, uint32_t most) {
   const uint32_t page_size = m.geometry().page_size;

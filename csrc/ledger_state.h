@@ -31,8 +31,7 @@ class LedgerState {
   // all derived state is recomputed. It may die as well and be run again. Nothing is released.
   void rebuild();
 
-  // -- words
-  // ----------------------------------------------------------------------------------------
+  // -- words ----------------------------------------------------------------------------
   enum class Marks : uint8_t { DROP, KEEP_ABORT };
   void set_word(uint32_t slot, Phase phase, uint32_t holder, Marks marks = Marks::KEEP_ABORT,
                 uint32_t bump = 0);
@@ -40,8 +39,7 @@ class LedgerState {
   void pass(uint32_t slot, Point point);  // notes the time of the first passing
   void count(std::atomic<uint64_t>& counter, uint64_t more = 1);
 
-  // -- slots
-  // ----------------------------------------------------------------------------------------
+  // -- slots ----------------------------------------------------------------------------
   uint32_t num_tokens(uint32_t slot) const;
   bool list_is_current(uint32_t slot) const;
   bool is_oldest(uint32_t slot) const;          // of the slots that hold pages
@@ -49,9 +47,9 @@ class LedgerState {
   std::optional<uint32_t> find_victim() const;  // the youngest that holds pages and may lose them
   uint32_t num_decoding() const;
 
-  // -- pages
-  // ---------------------------------------------------------------------------------------- The
-  // indexed pages that hold the slot's first tokens, at most `most`; in scratch memory.
+  // -- pages ----------------------------------------------------------------------------
+
+  // The indexed pages that hold the slot's first tokens, at most `most`; in scratch memory.
   std::span<const uint32_t> find_hits(uint32_t slot, uint32_t most);
   // Are there `need` free and evictable pages beside the hits and the watermark? The hits are not
   // to be evicted for their own request; one page for each decoding request stays, else it would
