@@ -60,8 +60,9 @@ def install(python: Path, *what: str, path: str | None = None) -> str:
     """What the build said."""
     command = [python, "-m", "pip", "install", "-v", "--no-deps", "--force-reinstall", *what]
     env = {**os.environ, "PATH": path or os.environ["PATH"]}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, **both, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
