@@ -51,13 +51,14 @@ class WorkerStats:
 class EngineStats:
     """The engine at one moment.
 
-    `pages` maps each of PAGE_STATES to a count; together they are the pool. Counters count since
-    the engine's start; `handoff_bytes` are KV bytes moved at hand-off.
+    `pages` maps each of PAGE_STATES to a count; they add up to `num_pages`, the size of the pool.
+    Counters count since the engine's start; `handoff_bytes` are KV bytes moved at hand-off.
     """
 
     num_running: int
     num_waiting: int
     page_size: int
+    num_pages: int
     pages: Mapping[str, int]
     num_handoffs: int = 0
     handoff_bytes: int = 0
@@ -69,10 +70,6 @@ class EngineStats:
     prefix_hit_tokens: int = 0
     audit_violations: int = 0
     workers: tuple[WorkerStats, ...] = ()
-
-    @property
-    def num_pages(self) -> int:
-        return sum(self.pages.values())
 
     @property
     def kv_cache_usage(self) -> float:

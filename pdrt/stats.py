@@ -31,6 +31,7 @@ def engine_stats(front: FrontEnd) -> EngineStats:
         num_running=router.num_requests - router.num_waiting,
         num_waiting=router.num_waiting,
         page_size=front.server.page_size,
+        num_pages=pages.total,
         pages={
             "free": pages.free,
             "prefilling": pages.prefilling,

@@ -43,6 +43,11 @@ class ServerProcess:
         """The sum of a metric's samples that have these labels."""
         return self._sum(self._samples(), name, labels)
 
+    def pages(self) -> dict[str, float]:
+        """KV pages by state, and their total, all of one moment."""
+        samples = [sample for sample in self._samples() if sample.name == "pdrt:kv_pages"]
+        return {sample.labels["state"]: sample.value for sample in samples}
+
     def is_idle(self) -> bool:
         """No request is known, and every page is free or cached."""
         samples = self._samples()

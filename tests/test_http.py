@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -107,11 +108,19 @@ def test_a_request_id_is_given_back_and_else_made(server: ServerProcess) -> None
     assert len(missing.headers["x-request-id"]) == 32
 
 
-def test_every_page_is_counted_once(server: ServerProcess) -> None:
-    total = server.metric("pdrt:kv_pages", state="total")
-    parts = [server.metric("pdrt:kv_pages", state=state) for state in PAGE_STATES]
-    assert total > 0
-    assert sum(parts) == total
+def test_every_page_is_counted_once_while_requests_run(server: ServerProcess) -> None:
+    body = {"prompt": [[7] * 50] * 6, "max_tokens": 400, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(lambda: server.complete(**body))
+        seen: set[str] = set()
+        while not running.done():
+            pages = server.pages()
+            total = pages.pop("total")
+            assert set(pages) == set(PAGE_STATES)
+            assert sum(pages.values()) == total > 0
+            seen |= {state for state, count in pages.items() if count}
+    assert running.result().status_code == 200
+    assert {"free", "decoding"} <= seen
 
 
 def test_the_metrics_tell_of_requests_tokens_and_hand_offs(server: ServerProcess) -> None:

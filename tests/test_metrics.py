@@ -14,6 +14,7 @@ STATS = EngineStats(
     num_running=3,
     num_waiting=2,
     page_size=16,
+    num_pages=100,
     pages=dict(zip(PAGE_STATES, (50, 10, 5, 20, 14, 1), strict=True)),
     num_handoffs=7,
     workers=(WorkerStats("decode-0", "decode", 41, alive=True, restarts=2),),
