@@ -15,7 +15,7 @@ import queue
 import time
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Literal, overload
 
@@ -121,7 +121,7 @@ class Engine:
 
     async def async_generate(
         self, prompt: Prompt, sampling_params: Params = None, request_id: str | None = None
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """Yields the cumulative output of one prompt; the last has `finished` set.
 
         A slow reader sees several tokens at once. Closing or cancelling the iterator aborts.

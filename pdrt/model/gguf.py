@@ -21,7 +21,7 @@ from pdrt.model.cache import tell
 from pdrt.model.gguf_tokenizer import write_tokenizer
 from pdrt.model.safetensors_file import write_float32
 
-CONVERSION = 1  # in the names of cached folders: another way of converting has another number
+CONVERSION = 2  # in the names of cached folders: another way of converting has another number
 
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -150,9 +150,16 @@ def config(file: GGUFFile) -> dict[str, object]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "dtype": "float32",
+        "dtype": _compute_dtype(file),
         **_special_ids(file),
     }
+
+
+def _compute_dtype(file: GGUFFile) -> str:
+    """What the model is best computed in: quantised weights hold no more digits than bfloat16."""
+    embedding = file.tensors["token_embd.weight"]
+    is_float32 = embedding.tensor_type == gguf.GGMLQuantizationType.F32
+    return "float32" if is_float32 else "bfloat16"
 
 
 def _refuse_other_rotations(file: GGUFFile, head_dim: int) -> None:

@@ -58,6 +58,12 @@ class HeldSlots:
         """After the ledger took the slot from us."""
         del self._slots[slot]
 
+    def has_ended(self, slot: int) -> bool:
+        """Ours, and its last token was read."""
+        return (
+            slot in self._slots and self._ledger.info(slot).finish_reason is not FinishReason.NONE
+        )
+
     def ready(self) -> Iterator[tuple[Held, SlotInfo]]:
         """Those that a step may compute, oldest first: ours, unmarked, and not at their end.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -49,11 +49,11 @@ async def outputs(
 
 
 async def _observed(
-    stream: AsyncIterator[RequestOutput], history: RequestHistory
+    stream: AsyncGenerator[RequestOutput, None], history: RequestHistory
 ) -> AsyncGenerator[RequestOutput, None]:
     """Passes outputs on and counts them."""
     seen = _Seen(history)
-    async with aclosing(stream):  # type: ignore[type-var]
+    async with aclosing(stream):
         try:
             async for output in stream:
                 seen.output(output)

@@ -84,7 +84,11 @@ class Worker:
         if self._unread is None:
             self._step()
         computed = self._unread is not None
-        reports.append(self._read())
+        read = self._read()
+        if any(self._has_ended(slot) for slot in read.slots):
+            # At once, so that the router finds a last token and the reason in one look.
+            reports += [phase.settle() for phase in reversed(self._phases)]
+        reports.append(read)
         return [report for report in reports if report.slots or report.preempted], computed
 
     def _step(self) -> None:
@@ -107,6 +111,9 @@ class Worker:
             return Report(())
         self._unread = None
         return Report(tuple(row.slot for row, good in zip(plan.rows, counted, strict=True) if good))
+
+    def _has_ended(self, slot: int) -> bool:
+        return any(phase.held.has_ended(slot) for phase in self._phases)
 
     def _result(
         self, row: Row, sampled: Sampled | None
