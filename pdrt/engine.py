@@ -161,10 +161,6 @@ class Engine:
         """What runs: model, sizes, processes with their pids and threads."""
         return startup_summary(self.settings, self.plan, self._front)
 
-    async def drain(self, timeout: float) -> bool:
-        """Takes no more requests; waits until the running ones have ended, False if not all did."""
-        return await asyncio.wrap_future(self._thread.run(self._front.drain(timeout)))
-
     def shutdown(self) -> None:
         """Ends all processes; requests that still run get an EngineDead. Idempotent."""
         self._finalizer()

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from pdrt._C import Ledger
-from pdrt.errors import EngineDead, Overloaded, PdrtError
+from pdrt.errors import EngineDead, PdrtError
 from pdrt.messages import (
     Failed,
     Report,
@@ -59,13 +59,12 @@ class FrontEnd:
     def __init__(self, server: ServerSpec, max_queued_requests: int) -> None:
         self.server = server
         self.dead: PdrtError | None = None
-        self.draining = False
         self.load_seconds = 0.0
         self.restarts: Counter[str] = Counter()  # by worker name
         self._max_queued = max_queued_requests
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, _Connection] = {}  # by instance
-        self._changed = asyncio.Event()  # something happened that start or drain waits for
+        self._changed = asyncio.Event()  # something happened that `start` waits for
         self._progress = (0, time.monotonic())  # sum of all workers' steps, when it moved last
         self._keeper = process.spawn("pdrt.worker.keeper", "keeper", new_session=True)
         self._keeper_pid = self._keeper.pid
@@ -109,14 +108,6 @@ class FrontEnd:
             if self.dead:
                 raise self.dead
 
-    async def drain(self, timeout: float) -> bool:
-        """Takes no more requests and waits for the running ones; False if some still run."""
-        self.draining = True
-        deadline = self._loop.time() + timeout
-        while not self.router.is_idle and not self.dead and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        return self.router.is_idle
-
     def stop(self, error: PdrtError) -> None:
         """Ends everything; whoever still waits gets `error`. Idempotent."""
         self._die(error)
@@ -142,8 +133,6 @@ class FrontEnd:
         """Raises Overloaded or EngineDead; otherwise `sink` gets exactly one last update."""
         if self.dead:
             raise self.dead
-        if self.draining:
-            raise Overloaded("the server is shutting down; send the request to another one")
         self.router.submit(request, sink)
         self._flush()
 
@@ -156,8 +145,6 @@ class FrontEnd:
         """Why requests should go elsewhere now; None when all is well."""
         if self.dead:
             return str(self.dead)
-        if self.draining:
-            return "the server is shutting down"
         up = {connection.state.name for connection in self._connections.values()}
         down = [spec.name for spec in self.server.workers if spec.name not in up]
         if down:
