@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server_process import ServerProcess, eventually
+from tests.processes import eventually
+from tests.server_process import ServerProcess
 
 SEND_TIMEOUT = 2  # seconds, short for the test of a reader that does not read
 MAX_MODEL_LEN = 2048

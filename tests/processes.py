@@ -42,13 +42,13 @@ def is_running(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
-def eventually(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it becomes true within the time."""
-    deadline = time.monotonic() + seconds
+def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    """Whether it becomes true within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if condition():
             return True
-        time.sleep(0.01)
+        time.sleep(0.02)
     return condition()
 
 
@@ -60,3 +60,13 @@ def unix_sockets() -> set[str]:
     """Paths of all named AF_UNIX sockets of the machine."""
     lines = Path("/proc/net/unix").read_text().splitlines()[1:]
     return {parts[7] for parts in map(str.split, lines) if len(parts) > 7}
+
+
+def mappings(pid: int) -> dict[str, tuple[str, str]]:
+    """What a process has mapped: name of the file -> (permissions, inode)."""
+    found = {}
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        _, permissions, _, _, inode, *name = line.split(maxsplit=5)
+        if name:
+            found[name[0].removesuffix(" (deleted)")] = (permissions, inode)
+    return found

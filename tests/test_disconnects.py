@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from tests.server_process import ServerProcess, eventually, post
+from tests.processes import eventually
+from tests.server_process import ServerProcess, post
 
 
 def aborted(server: ServerProcess) -> float:

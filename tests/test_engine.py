@@ -14,7 +14,7 @@ import pytest
 
 import pdrt
 from pdrt.errors import ConfigError, EngineDead, InvalidRequest
-from tests.processes import children, eventually, is_running, title
+from tests.processes import children, eventually, is_running, mappings, title
 
 GREEDY = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
 
@@ -203,6 +203,18 @@ def test_processes_are_named(engine: pdrt.Engine) -> None:
     assert isinstance(keeper, int) and title(keeper) == "pdrt: keeper"
     names = {title(pid) for pid in children(keeper)}
     assert names == {"pdrt: prefill-0", "pdrt: decode-0"}
+
+
+def test_all_workers_map_one_copy_of_weights_and_pages(engine: pdrt.Engine) -> None:
+    keeper = engine.startup_summary()["keeper_pid"]
+    assert isinstance(keeper, int)
+    maps = [mappings(pid) for pid in (keeper, *children(keeper))]
+    weights = [each["/memfd:pdrt-weights"] for each in maps]
+    pages = [each["/memfd:pdrt-kv"] for each in maps]
+    assert len({inode for _, inode in weights}) == 1 == len({inode for _, inode in pages})
+    assert [permissions for permissions, _ in weights[1:]] == ["r--s", "r--s"]
+    assert [permissions for permissions, _ in pages[1:]] == ["rw-s", "rw-s"]
+    assert not any("libtorch" in name for name in maps[0]), "the keeper has imported torch"
 
 
 def test_a_collected_engine_ends_its_processes(tiny_llama: Path) -> None:

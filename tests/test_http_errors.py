@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.server_process import ServerProcess, eventually
+from tests.processes import eventually
+from tests.server_process import ServerProcess
 
 
 def error_of(response: httpx.Response) -> dict[str, object]:

@@ -17,7 +17,8 @@ from starlette.types import Message
 from pdrt.errors import Overloaded
 from pdrt.serve.errors import Draining
 from pdrt.serve.lifecycle import ClientGone, Guard, Lifecycle
-from tests.server_process import ServerProcess, eventually
+from tests.processes import eventually
+from tests.server_process import ServerProcess
 
 LONG = {"prompt": [7] * 20, "max_tokens": 2000, "ignore_eos": True}
 
