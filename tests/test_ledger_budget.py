@@ -196,6 +196,22 @@ def test_a_page_that_a_step_may_still_write_is_not_free(make_ledger) -> None:
     assert assert_clean(ledger).free == ledger.num_pages
 
 
+def test_reaping_frees_what_a_dead_worker_might_still_have_written(make_ledger) -> None:
+    """Also when it held no slot any more, and nobody else's quarantine with it."""
+    ledger = make_ledger()
+    holders = ledger.holder(ME), ledger.holder(OTHER)
+    for rank, holder in enumerate(holders):
+        slot = claim(ledger, length=6, max_tokens=4, rank=rank, first_token=50 * rank)
+        assert admit(holder, ledger, slot) == Outcome.DONE
+        holder.launch()
+        assert ledger.mark_abort(slot, 1) and holder.abort(slot) == Outcome.DONE
+    assert assert_clean(ledger).quarantined == 4
+    assert ledger.reap(ME) == Outcome.DONE
+    assert assert_clean(ledger).quarantined == 2
+    assert holders[1].boundary(1, []) == []
+    assert assert_clean(ledger).free == ledger.num_pages
+
+
 def test_an_error_ends_the_request_and_publishes_nothing(make_ledger) -> None:
     ledger = make_ledger()
     holder = ledger.holder(ME)

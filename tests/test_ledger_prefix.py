@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +14,7 @@ from pdrt import _C, _C_failpoints
 from pdrt._C import FinishReason, Ledger, Outcome
 from tests.ledger_driver import Clients, Worker, assert_clean, new_pool, run_to_end
 
+ROOT = Path(__file__).resolve().parent.parent
 ME = 1 << 8
 
 
@@ -111,6 +117,49 @@ def test_own_hits_are_not_evicted_for_their_own_request(make_ledger) -> None:
     assert assert_clean(ledger).cached == 3
     assert hits(ledger, [1] * 12 + [2], max_tokens=2) == 12
     assert ledger.counters().evicted == 0
+
+
+def test_own_hits_do_not_count_as_room_for_the_rest(make_ledger) -> None:
+    ledger = make_ledger(num_pages=4)
+    run(ledger, [1] * 12)
+    holder = ledger.holder(ME)
+    other = ledger.claim(1, 1, np.array([2, 2, 2], np.int32), 1, b"")
+    assert holder.admit(*other) == Outcome.DONE
+    assert assert_clean(ledger).free == 0
+    slot = ledger.claim(2, 2, np.array([1] * 12 + [2], np.int32), 2, b"")
+    assert holder.admit(*slot) == Outcome.NO_PAGES  # three hits, and none for the fourth page
+    assert assert_clean(ledger).cached == 3
+
+
+DIES_IN_THE_LOCK = """
+import sys
+from pdrt import _C_failpoints as C
+holder = C.Ledger.attach(int(sys.argv[1])).holder(300)
+C.failpoint_arm(1)
+holder.admit(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.chaos
+def test_the_order_of_use_survives_a_death_inside_the_lock(make_ledger) -> None:
+    ledger = make_ledger(num_pages=7)
+    old, new = [1] * 8, [2] * 8
+    run(ledger, old)
+    run(ledger, new)
+    assert hits(ledger, old + [0]) == 8  # used again: now it is the younger one
+    slot, generation = ledger.claim(0, 0, np.array([5], np.int32), 1, b"")
+    arguments = [str(number) for number in (ledger.fd, slot, generation)]
+    dead = subprocess.run(
+        [sys.executable, "-c", DIES_IN_THE_LOCK, *arguments], cwd=ROOT, pass_fds=[ledger.fd]
+    )
+    assert dead.returncode == -signal.SIGKILL
+    assert_clean(ledger)
+    assert ledger.counters().rebuilt == 1
+    assert ledger.mark_abort(slot, generation) and ledger.sweep() == 1
+    assert hits(ledger, [3] * 15) == 0  # needs four pages, has three
+    assert ledger.counters().evicted == 1
+    assert hits(ledger, new + [0]) == 4
+    assert hits(ledger, old + [0]) == 8
 
 
 def test_namespaces_do_not_share_digests(make_ledger) -> None:
