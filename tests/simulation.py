@@ -112,7 +112,7 @@ def check(client: Client) -> None:
 
 
 class Simulation:
-    """One run; `run` raises AssertionError where a promise is broken."""
+    """One run; `check_run` raises AssertionError where a promise is broken."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -209,7 +209,7 @@ class Simulation:
 
     # -- a run ------------------------------------------------------------------------------------
 
-    def run(self, num_events: int = 150) -> None:
+    def check_run(self, num_events: int = 150) -> None:
         for _ in range(num_events):
             self.something()
         while self.arriving:

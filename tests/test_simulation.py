@@ -41,29 +41,29 @@ def setups(draw: st.DrawFn, unified: bool, faults: bool) -> Setup:
 @settings(max_examples=NUM_RUNS // 4, deadline=None)
 @given(setups(unified=False, faults=False))
 def test_every_request_gets_its_tokens_from_separated_workers(setup: Setup) -> None:
-    Simulation(setup).run()
+    Simulation(setup).check_run()
 
 
 @settings(max_examples=NUM_RUNS // 4, deadline=None)
 @given(setups(unified=False, faults=True))
 def test_aborts_and_deaths_lose_nothing_of_the_others(setup: Setup) -> None:
-    Simulation(setup).run()
+    Simulation(setup).check_run()
 
 
 @settings(max_examples=NUM_RUNS // 4, deadline=None)
 @given(setups(unified=True, faults=False))
 def test_every_request_gets_its_tokens_from_unified_workers(setup: Setup) -> None:
-    Simulation(setup).run()
+    Simulation(setup).check_run()
 
 
 @settings(max_examples=NUM_RUNS // 4, deadline=None)
 @given(setups(unified=True, faults=True))
 def test_aborts_and_deaths_lose_nothing_in_unified_mode(setup: Setup) -> None:
-    Simulation(setup).run()
+    Simulation(setup).check_run()
 
 
 @pytest.mark.slow
 @settings(max_examples=50_000, deadline=None)
 @given(setups(unified=False, faults=True))
 def test_many_more_runs_with_faults(setup: Setup) -> None:
-    Simulation(setup).run(num_events=400)
+    Simulation(setup).check_run(num_events=400)

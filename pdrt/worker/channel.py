@@ -70,13 +70,13 @@ class Channel:
             for fd in fds:
                 os.close(fd)
 
-    def receive(self) -> list[tuple[Message, list[int]]]:
-        """All frames that have arrived, with their descriptors, which the caller now owns.
+    def receive(self, most: int = MAX_QUEUED_FRAMES) -> list[tuple[Message, list[int]]]:
+        """Frames that have arrived, with their descriptors, which the caller now owns.
 
         A frame that cannot be decoded is a bug in the peer, which is then as good as dead.
         """
         frames: list[tuple[Message, list[int]]] = []
-        while not self.closed:
+        while not self.closed and len(frames) < most:
             try:
                 data, fds = self._receive_one()
             except BlockingIOError:

@@ -245,12 +245,7 @@ class Keeper:
 
 
 def main() -> None:
-    front = process.begin("keeper", die_with_parent=False)
-    try:
-        start, _ = process.expect(front)
-    except EOFError:
-        return
-    assert isinstance(start, Start), start
+    front, start, _ = process.begin("keeper", Start, die_with_parent=False)
     process.begin_work("keeper", start.server.log_level)
     try:
         Keeper(front, start.server).run()

@@ -17,12 +17,7 @@ from pdrt.worker import process
 
 
 def main() -> None:
-    keeper = process.begin("loader")
-    try:
-        load, fds = process.expect(keeper)
-    except EOFError:
-        return
-    assert isinstance(load, Load), load
+    keeper, load, fds = process.begin("loader", Load)
     process.begin_work("loader", load.server.log_level)
     try:
         memory = Memory.attach(fds[0], writable=True)

@@ -92,12 +92,7 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
 
 
 def main() -> None:
-    keeper = process.begin("worker")
-    try:
-        work, fds = process.expect(keeper)
-    except EOFError:
-        return
-    assert isinstance(work, Work), work
+    keeper, work, fds = process.begin("worker", Work)
     process.begin_work(work.worker.name, work.server.log_level)
     try:
         worker, front = make_worker(work, fds)

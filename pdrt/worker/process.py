@@ -14,12 +14,15 @@ import select
 import signal
 import subprocess
 import sys
+from typing import TypeVar
 
 import setproctitle
 
 from pdrt import config, errors
-from pdrt.messages import Failed, Message
+from pdrt.messages import Failed
 from pdrt.worker.channel import Channel, pair
+
+F = TypeVar("F")
 
 PR_SET_PDEATHSIG = 1
 
@@ -90,15 +93,24 @@ def spawn(module: str, name: str, threads: int = 1, new_session: bool = False) -
     return Child(name, process, ours)
 
 
-def begin(name: str, die_with_parent: bool = True) -> Channel:
-    """First call of a child: its name for `ps`, its channel, its ties to the parent."""
+def begin(name: str, frame: type[F], die_with_parent: bool = True) -> tuple[Channel, F, list[int]]:
+    """First call of a child: its name for `ps`, its ties to the parent, and the parent's order.
+
+    Returns:
+        (channel to the parent, the order, the descriptors that came with it)
+    """
     setproctitle.setproctitle(f"pdrt: {name}")
     if die_with_parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel.of_fd(os.dup(0))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    return channel
+    while not channel.closed:
+        select.select([channel], [], [])
+        for message, fds in channel.receive(most=1):
+            assert isinstance(message, frame), message
+            return channel, message, fds
+    raise SystemExit  # the parent died before it said what to do
 
 
 def begin_work(name: str, level: str) -> None:
@@ -107,19 +119,6 @@ def begin_work(name: str, level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format=f"%(levelname)s pdrt {name}: %(message)s", force=True
     )
-
-
-def expect(channel: Channel) -> tuple[Message, list[int]]:
-    """Blocks for one frame.
-
-    Raises:
-        EOFError: the parent is gone.
-    """
-    while not channel.closed:
-        select.select([channel], [], [])
-        for message, fds in channel.receive()[:1]:
-            return message, fds
-    raise EOFError("the parent process is gone")
 
 
 def failure(error: BaseException) -> Failed:
