@@ -21,9 +21,18 @@ from typing import Literal, overload
 
 from pdrt.background import LoopThread, call_soon
 from pdrt.config import Settings, settings_of
-from pdrt.errors import ConfigError, EngineDead, InvalidRequest
+from pdrt.errors import ConfigError, EngineDead
 from pdrt.frontend import FrontEnd
-from pdrt.inputs import Params, ParamsForEach, Prompt, Prompts, as_params, as_prompts, derived_seed
+from pdrt.inputs import (
+    Conversation,
+    Params,
+    ParamsForEach,
+    Prompt,
+    Prompts,
+    as_conversations,
+    as_pairs,
+    derived_seed,
+)
 from pdrt.messages import ServerSpec
 from pdrt.metrics import EngineStats
 from pdrt.request import Limits, Request, RequestOutput, SamplingParams, validate
@@ -31,8 +40,6 @@ from pdrt.startup import make_plan
 from pdrt.stats import Health, engine_stats, health, startup_summary
 from pdrt.stream import Mailbox, RequestStream
 from pdrt.tokenizer import Tokenizer
-
-Message = dict[str, str]
 
 
 class Engine:
@@ -99,22 +106,29 @@ class Engine:
         Raises:
             InvalidRequest, Overloaded, EngineDead: all prompts of this call are ended then.
         """
-        requests = self._requests(prompts, sampling_params)
+        requests = [
+            self._request(prompt, params) for prompt, params in as_pairs(prompts, sampling_params)
+        ]
         streams = self._streams(requests)
         if stream:
             return (each.snapshot() for each in streams)
         finished = {each.request_id: each for each in streams if each.finished}
         return [finished[request.request_id].snapshot() for request in requests]
 
-    def chat(self, messages: Sequence[Message], sampling_params: Params = None) -> RequestOutput:
-        """One answer to a conversation: [{"role": "user", "content": "..."}, ...].
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: ParamsForEach = None,
+    ) -> list[RequestOutput]:
+        """One answer to each conversation: [{"role": "user", "content": "..."}, ...], or several.
 
         Raises:
             InvalidRequest: the model has no chat template, or the template refuses the messages.
         """
-        return self.generate(self.encode_chat(messages), sampling_params)[0]
+        prompts = [self.encode_chat(each) for each in as_conversations(messages)]
+        return self.generate(prompts, sampling_params)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Conversation) -> list[int]:
         """Token ids of a conversation, as the model's chat template writes it."""
         text = self.tokenizer.apply_chat_template(messages)
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -171,22 +185,9 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
-    def _requests(self, prompts: Prompts, params: ParamsForEach) -> list[Request]:
-        """Validates a call of `generate`, whatever form its arguments have."""
-        many = as_prompts(prompts)
-        each = as_params(params, len(many))
-        if len(each) != len(many):
-            raise InvalidRequest(
-                f"{len(many)} prompts and {len(each)} sampling parameters; give one for all, or "
-                "one for each",
-                "sampling_params",
-            )
-        return [
-            self._request(prompt, SamplingParams.of(one), None)
-            for prompt, one in zip(many, each, strict=True)
-        ]
-
-    def _request(self, prompt: Prompt, params: SamplingParams, request_id: str | None) -> Request:
+    def _request(
+        self, prompt: Prompt, params: SamplingParams, request_id: str | None = None
+    ) -> Request:
         text = prompt if isinstance(prompt, str) else None
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         self._num_requests += 1

@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import cast
 
+from pdrt.errors import InvalidRequest
 from pdrt.request import SamplingParams
 
 Prompt = str | Sequence[int]  # a text, or its token ids
+Conversation = Sequence[dict[str, str]]  # messages with role and content
 Prompts = Prompt | Sequence[Prompt]
 Params = SamplingParams | dict[str, object] | None
 ParamsForEach = Params | Sequence[Params]
@@ -20,14 +22,34 @@ def derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(digest) >> 1
 
 
-def as_params(params: ParamsForEach, num_prompts: int) -> list[Params]:
-    """One for each prompt, where one is given for all."""
+def as_pairs(prompts: Prompts, params: ParamsForEach) -> list[tuple[Prompt, SamplingParams]]:
+    """Each prompt with its sampling parameters, in whatever forms they were given.
+
+    Raises:
+        InvalidRequest: there are several parameters, and not one for each prompt.
+    """
+    many = _as_prompts(prompts)
     if params is None or isinstance(params, (SamplingParams, dict)):
-        return [params] * num_prompts
-    return list(params)
+        return [(prompt, SamplingParams.of(params)) for prompt in many]
+    if len(params) != len(many):
+        raise InvalidRequest(
+            f"{len(many)} prompts and {len(params)} sampling parameters; give one for all, or one "
+            "for each",
+            "sampling_params",
+        )
+    return [(prompt, SamplingParams.of(one)) for prompt, one in zip(many, params, strict=True)]
 
 
-def as_prompts(prompts: Prompts) -> list[Prompt]:
+def as_conversations(
+    messages: Conversation | Sequence[Conversation],
+) -> list[Conversation]:
+    """One conversation, or several."""
+    if all(isinstance(message, dict) for message in messages):
+        return [cast(Conversation, messages)]
+    return list(cast(Sequence[Conversation], messages))
+
+
+def _as_prompts(prompts: Prompts) -> list[Prompt]:
     """One prompt, as text or token ids, or several."""
     if isinstance(prompts, str):
         return [prompts]

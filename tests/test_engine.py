@@ -108,7 +108,9 @@ def test_stop_strings_end_the_text_before_them(engine: pdrt.Engine) -> None:
 def test_chat_renders_the_models_template(engine: pdrt.Engine) -> None:
     messages = [{"role": "user", "content": "hello"}]
     ids = engine.encode_chat(messages)
-    assert engine.chat(messages, GREEDY).prompt_token_ids == ids
+    assert [out.prompt_token_ids for out in engine.chat(messages, GREEDY)] == [ids]
+    two = engine.chat([messages, [*messages, *messages]], GREEDY)
+    assert two[0].prompt_token_ids == ids and len(two[1].prompt_token_ids) > len(ids)
     assert "hello" in engine.tokenizer.decode(ids)
 
 
