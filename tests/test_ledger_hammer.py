@@ -35,13 +35,15 @@ class Traffic:
     def __init__(self, ledger: _C.Ledger, seed: int) -> None:
         self.ledger, self.clients = ledger, Clients(_C, ledger)
         self.random = random.Random(seed)
+        self.leaving: list[tuple[int, int]] = []  # slots and generations
 
     def turn(self) -> None:
         prompt = [self.random.randrange(2) for _ in range(self.random.randrange(1, 24))]
-        self.clients.submit(prompt, self.random.randrange(1, 16))
-        if self.random.random() < 0.1:
-            slot = self.random.randrange(self.ledger.num_slots)
-            self.ledger.mark_abort(slot, self.ledger.word(slot).generation)
+        slot = self.clients.submit(prompt, self.random.randrange(1, 16))
+        if slot is not None and self.random.random() < 0.1:
+            self.leaving.append((slot, self.ledger.word(slot).generation))
+        if self.leaving and self.random.random() < 0.1:
+            self.ledger.mark_abort(*self.leaving.pop())
         self.clients.collect()
         self.ledger.sweep()
 

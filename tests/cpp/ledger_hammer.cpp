@@ -41,7 +41,7 @@ struct World {
   std::shared_ptr<Ledger> ledger = Ledger::create(GEOMETRY, "hammer");
   const LedgerMemory& memory = ledger->memory();
   std::vector<uint64_t> pool = std::vector<uint64_t>((GEOMETRY.num_pages + 1) * GEOMETRY.page_size);
-  std::atomic<bool> closing{false};  // no more claims
+  std::atomic<bool> closing{false}, closed{false};  // no more claims: asked for, and promised
   std::atomic<bool> over{false};
   std::atomic<uint64_t> finished{0}, claimed{0};
 
@@ -139,9 +139,11 @@ class Router {
   explicit Router(World& world) : w_(world) {}
 
   void turn() {
-    if (!w_.closing) claim();
-    const uint32_t slot = random_() % GEOMETRY.num_slots;
-    if (random_() % 16 == 0) w_.ledger->mark_abort(slot, w_.word(slot).generation);
+    if (!w_.closing) {
+      claim();
+    } else {
+      w_.closed = true;
+    }
     for (uint32_t s = 0; s < GEOMETRY.num_slots; ++s) {
       if (w_.word(s).phase == Phase::FINISHED) end(s);
     }
@@ -157,7 +159,11 @@ class Router {
                                            .prompt = prompt,
                                            .max_tokens = 1 + static_cast<uint32_t>(random_() % 16),
                                            .params = "params"});
-    if (claimed) ++w_.claimed;
+    if (!claimed) return;
+    ++w_.claimed;
+    // One client in eight leaves at the time of the next claim, wherever its request is by then.
+    if (leaving_) w_.ledger->mark_abort(leaving_->first, leaving_->second);
+    leaving_ = random_() % 8 == 0 ? claimed : std::nullopt;
   }
 
   // Each output token must be what the tokens before it make it.
@@ -175,6 +181,7 @@ class Router {
   World& w_;
   std::minstd_rand random_{1};
   uint64_t arrivals_ = 0;
+  std::optional<std::pair<uint32_t, uint32_t>> leaving_;  // slot and generation
 };
 
 void audit(World& world) {
@@ -208,7 +215,7 @@ void run(int seconds) {
 
   std::this_thread::sleep_for(std::chrono::seconds(seconds));
   world.closing = true;
-  for (int waited = 0; !all_empty(world); ++waited) {
+  for (int waited = 0; !world.closed || !all_empty(world); ++waited) {
     if (waited == 3000) fail("requests never finish");
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
