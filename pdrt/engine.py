@@ -11,6 +11,7 @@ block, when the engine is garbage-collected, and when the interpreter exits or i
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import time
 import uuid
@@ -68,7 +69,7 @@ class Engine:
         self._thread, self._front = start_front_end(
             self.plan.server, self.settings.max_queued_requests
         )
-        self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
+        self._finalizer = weakref.finalize(self, _stop, os.getpid(), self._thread, self._front)
 
     @overload
     def generate(
@@ -238,6 +239,8 @@ def start_front_end(server: ServerSpec, max_queued_requests: int) -> tuple[LoopT
         raise
 
 
-def _stop(thread: LoopThread, front: FrontEnd) -> None:
+def _stop(owner: int, thread: LoopThread, front: FrontEnd) -> None:
     """What `shutdown`, garbage collection and the interpreter's exit have in common."""
+    if os.getpid() != owner:
+        return  # a forked child, which has neither the thread nor a right to end anything
     thread.stop(partial(front.stop, EngineDead("the engine was shut down")))

@@ -240,6 +240,11 @@ def test_a_script_without_a_main_guard_works_and_leaves_nothing(
             import pdrt
             engine = pdrt.Engine({str(tiny_llama)!r}, max_model_len=64, log_level="error")
             keeper = engine.startup_summary()["keeper_pid"]
+            import os
+            child = os.fork()
+            if child == 0:
+                raise SystemExit(0)  # a fork of the program ends, and the engine lives on
+            assert os.waitpid(child, 0)[1] == 0
             print(keeper, engine.generate("hi", {{"max_tokens": 2}})[0].finished)
             """
         )

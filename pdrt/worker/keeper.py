@@ -18,7 +18,7 @@ import select
 import time
 
 from pdrt._C import Ledger, Memory, Outcome
-from pdrt.errors import EngineDead, PdrtError
+from pdrt.errors import EngineDead
 from pdrt.messages import (
     Failed,
     Load,
@@ -36,47 +36,16 @@ from pdrt.messages import (
 )
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
-from pdrt.worker.process import Child
+from pdrt.worker.running import RunningWorker
 from pdrt.worker.watch import Watch
 
 TURN_SECONDS = 0.05
+LOAD_SECONDS = 1800.0  # for the loader, whatever the size of the model
 START_SECONDS = 120.0  # for a worker to import, map and report
 MAX_RESTARTS = 20  # of all workers, in RESTART_WINDOW seconds; more is a crash loop
 RESTART_WINDOW = 60.0
 
 log = logging.getLogger("pdrt")
-
-
-class RunningWorker:
-    """One incarnation of one worker. `front` is the front end's end of its channel, until sent."""
-
-    def __init__(self, spec: WorkerSpec, incarnation: int, child: Child, front: Channel) -> None:
-        self.spec = spec
-        self.incarnation = incarnation
-        self.child = child
-        self.front: Channel | None = front
-        self.started = time.monotonic()
-        self.blame = ""  # why we killed it, if we did
-        self.failed: Failed | None = None  # what it said before it ended
-
-    @property
-    def instance(self) -> int:
-        return self.incarnation << 8 | self.spec.index
-
-    @property
-    def is_ready(self) -> bool:
-        return self.front is None
-
-    def start_error(self, reason: str) -> PdrtError:
-        """Why the first incarnation never came up."""
-        if self.failed:
-            return process.as_error(self.failed)
-        return EngineDead(f"{self.spec.name} {reason} before it was ready")
-
-    def kill(self, blame: str) -> None:
-        log.warning("%s %s; killing it", self.spec.name, blame)
-        self.blame = blame
-        self.child.kill()
 
 
 class Keeper:
@@ -127,9 +96,12 @@ class Keeper:
         try:
             while not loader.channel.closed:
                 waiting: list[int | Channel] = [loader.channel, parent, self._front]
-                ready, _, _ = select.select(waiting, [], [])
+                rest = started + LOAD_SECONDS - time.monotonic()
+                ready, _, _ = select.select(waiting, [], [], max(0.0, rest))
                 if parent in ready or not self._hear_front():
                     raise SystemExit
+                if not ready:
+                    raise EngineDead(f"the weights were not loaded within {LOAD_SECONDS:.0f} s")
                 frames += [message for message, _ in loader.channel.receive()]
         finally:
             how = loader.close()
@@ -189,6 +161,8 @@ class Keeper:
         del self._workers[worker.spec.index]
         self._watch.remove(worker.spec.index)
         how = worker.child.close()
+        if worker.front:
+            worker.front.close()
         reason = f"{worker.blame} ({how})" if worker.blame else how
         log.error("%s, pid %d, %s", worker.spec.name, worker.child.pid, reason)
         self._unreaped.append((worker, reason))

@@ -1,0 +1,46 @@
+"""One incarnation of one worker, as the keeper sees it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pdrt.errors import EngineDead, PdrtError
+from pdrt.messages import Failed, WorkerSpec
+from pdrt.worker import process
+from pdrt.worker.channel import Channel
+from pdrt.worker.process import Child
+
+log = logging.getLogger("pdrt")
+
+
+class RunningWorker:
+    """One incarnation of one worker. `front` is the front end's end of its channel, until sent."""
+
+    def __init__(self, spec: WorkerSpec, incarnation: int, child: Child, front: Channel) -> None:
+        self.spec = spec
+        self.incarnation = incarnation
+        self.child = child
+        self.front: Channel | None = front
+        self.started = time.monotonic()
+        self.blame = ""  # why we killed it, if we did
+        self.failed: Failed | None = None  # what it said before it ended
+
+    @property
+    def instance(self) -> int:
+        return self.incarnation << 8 | self.spec.index
+
+    @property
+    def is_ready(self) -> bool:
+        return self.front is None
+
+    def start_error(self, reason: str) -> PdrtError:
+        """Why the first incarnation never came up."""
+        if self.failed:
+            return process.as_error(self.failed)
+        return EngineDead(f"{self.spec.name} {reason} before it was ready")
+
+    def kill(self, blame: str) -> None:
+        log.warning("%s %s; killing it", self.spec.name, blame)
+        self.blame = blame
+        self.child.kill()
