@@ -7,6 +7,7 @@ that cannot work is refused here, with the number that would.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pdrt.model.checkpoint import locate, read_spec, resolve
 from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
+
+log = logging.getLogger("pdrt")
 
 KV_SHARE = 0.25  # of available memory, when --num-pages is not given
 WORKER_OVERHEAD = 400 << 20  # bytes: interpreter, torch and activations of one worker, as measured
@@ -136,6 +139,12 @@ def _workers(settings: Settings) -> Iterator[WorkerSpec]:
     threads = settings.threads or cores
     if threads > cores:
         raise ConfigError(f"--threads is {threads}; this machine has {cores} cores to run on")
+    if settings.num_workers > threads:
+        log.warning(
+            "%d workers share %d cores, one thread each: they will wait for each other",
+            settings.num_workers,
+            threads,
+        )
     counts: list[tuple[Role, int]] = [("unified", 1)]
     if settings.disaggregation_mode == "separated":
         counts = [("prefill", settings.num_prefill_workers)]

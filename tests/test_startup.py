@@ -44,7 +44,7 @@ def test_too_little_memory_is_found_before_it_is_touched(
 
 
 def test_cores_are_shared_out_and_what_is_left_goes_to_prefill(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(machine, "num_cores", lambda: 7)
 
@@ -62,6 +62,11 @@ def test_cores_are_shared_out_and_what_is_left_goes_to_prefill(
     ]
     with pytest.raises(ConfigError, match="--threads is 8; this machine has 7 cores"):
         threads(threads=8)
+    assert not caplog.records
+    assert [n for _, n in threads(num_prefill_workers=2, num_decode_workers=2, threads=2)] == [
+        1
+    ] * 4
+    assert "4 workers share 2 cores" in caplog.text
 
 
 def test_auto_dtype_is_the_checkpoints_where_the_cpu_has_it(

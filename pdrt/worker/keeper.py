@@ -17,6 +17,7 @@ import os
 import select
 import time
 
+from pdrt import machine
 from pdrt._C import Ledger, Memory, Outcome
 from pdrt.errors import EngineDead
 from pdrt.messages import (
@@ -89,7 +90,7 @@ class Keeper:
     def _load_weights(self, parent: int) -> None:
         """Runs the loader to its end, then seals what it wrote."""
         started = time.monotonic()
-        threads = sum(worker.threads for worker in self._server.workers)
+        threads = min(machine.num_cores(), sum(w.threads for w in self._server.workers))
         loader = process.spawn("pdrt.worker.loader", "loader", threads)
         loader.channel.send(Load(self._server), [self._weights.fd])
         frames: list[Message] = []
