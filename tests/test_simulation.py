@@ -63,6 +63,7 @@ def test_aborts_and_deaths_lose_nothing_in_unified_mode(setup: Setup) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=50_000, deadline=None)
 @given(setups(unified=False, faults=True))
 def test_many_more_runs_with_faults(setup: Setup) -> None:
