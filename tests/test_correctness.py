@@ -12,6 +12,8 @@ from tests.in_process import Client, InProcessServer
 from tests.model_server import Shape, Weights, make_server, request
 from tests.oracle import Answer, answers, assert_equals
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine takes minutes for the longest of these
+
 SHORT = [i for i, answer in enumerate(answers()) if len(answer.prompt_token_ids) <= 140]
 MEDIUM = [i for i, answer in enumerate(answers()) if 140 < len(answer.prompt_token_ids) <= 800]
 LONG = [i for i, answer in enumerate(answers()) if len(answer.prompt_token_ids) > 800]

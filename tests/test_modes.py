@@ -13,6 +13,8 @@ import pytest
 import pdrt
 from tests.oracle import answers, assert_equals
 
+pytestmark = pytest.mark.timeout(900)
+
 GREEDY = pdrt.SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
 SAMPLED = pdrt.SamplingParams(
     temperature=0.8, top_p=0.9, top_k=40, seed=11, max_tokens=24, ignore_eos=True, logprobs=0
