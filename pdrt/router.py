@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from pdrt._C import FinishReason, Ledger, Phase, Word
-from pdrt.errors import Overloaded, PdrtError
+from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.messages import Admit, Look, Message, Offer, Report, Role
 from pdrt.records import REASONS, Record, Sink, Update, Worker, request_error, too_many_deaths
 from pdrt.request import Request
@@ -62,6 +62,7 @@ class Router:
 
         Raises:
             Overloaded: as many requests wait as may.
+            InvalidRequest: a request of this id is running.
         """
         if len(self._waiting) >= self._max_queued:
             raise Overloaded(
@@ -69,7 +70,9 @@ class Router:
                 "try again later"
             )
         if request.request_id in self._requests:
-            raise ValueError(f"request_id {request.request_id!r} is running already")
+            raise InvalidRequest(
+                f"request_id {request.request_id!r} is running already; give another", "request_id"
+            )
         record = Record(request, self._num_arrived, sink)
         self._num_arrived += 1
         self._requests[request.request_id] = record

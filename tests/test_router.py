@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pdrt._C import Ledger, Phase
-from pdrt.errors import EngineDead, Overloaded
+from pdrt.errors import EngineDead, InvalidRequest, Overloaded
 from pdrt.messages import Admit, Look, Message
 from pdrt.request import Request, SamplingParams
 from pdrt.router import MAX_FRUITLESS_DEATHS, Router
@@ -112,6 +112,15 @@ def test_the_queue_is_bounded_and_an_abort_makes_room(
     bench.submit(request("taken"))
     for name in ("runs", "taken"):
         bench.router.abort(name)
+    bench.ledger.sweep()
+
+
+def test_an_id_that_is_running_is_refused_and_the_running_one_goes_on(bench: Bench) -> None:
+    (first,) = bench.submit(request("same"))
+    with pytest.raises(InvalidRequest, match="'same' is running already"):
+        bench.submit(request("same"))
+    assert first.last is None and bench.router.num_requests == 1
+    bench.router.abort("same")
     bench.ledger.sweep()
 
 
