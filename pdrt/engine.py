@@ -154,7 +154,8 @@ class Engine:
                     stream.feed(update)
                 yield stream.snapshot()
         finally:
-            self._thread.call(self._front.abort, request.request_id)  # nothing, where it has ended
+            # Nothing, where it has ended or was refused.
+            self._thread.call(self._front.abort, request.request_id, mailbox)
 
     def abort(self, request_id: str) -> None:
         """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
@@ -211,8 +212,8 @@ class Engine:
                     streams[i].feed(update)
                 yield streams[i]
         finally:
-            for request in requests:
-                self._thread.call(self._front.abort, request.request_id)
+            for request, mailbox in zip(requests, mailboxes, strict=True):
+                self._thread.call(self._front.abort, request.request_id, mailbox)
 
 
 def start_front_end(server: ServerSpec, max_queued_requests: int) -> tuple[LoopThread, FrontEnd]:

@@ -136,8 +136,8 @@ class FrontEnd:
         self.router.submit(request, sink)
         self._flush()
 
-    def abort(self, request_id: str) -> bool:
-        aborted = self.router.abort(request_id)
+    def abort(self, request_id: str, sink: Sink | None = None) -> bool:
+        aborted = self.router.abort(request_id, sink)
         self._flush()
         return aborted
 

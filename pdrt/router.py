@@ -79,10 +79,13 @@ class Router:
         heapq.heappush(self._waiting, record)
         self._claim_slots()
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a request at its client's wish; False when it has ended already."""
+    def abort(self, request_id: str, sink: Sink | None = None) -> bool:
+        """Ends a request at its client's wish; False when it has ended already.
+
+        With a sink, only the request of that sink is meant: its id may be another's by now.
+        """
         record = self._requests.get(request_id)
-        if record is None:
+        if record is None or sink not in (None, record.sink):
             return False
         self._end(record, Update(finish_reason="abort"))
         return True

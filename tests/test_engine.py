@@ -195,6 +195,21 @@ def test_abort_by_id_ends_the_stream_with_its_reason(engine: pdrt.Engine) -> Non
     assert asyncio.run(main()) == "abort"
 
 
+def test_a_second_request_of_the_same_id_is_refused_and_the_first_goes_on(
+    engine: pdrt.Engine,
+) -> None:
+    async def main() -> list[int]:
+        first = engine.async_generate("first", {**GREEDY, "max_tokens": 100}, request_id="one")
+        output = await anext(first)
+        with pytest.raises(InvalidRequest, match="'one' is running already"):
+            await anext(engine.async_generate("second", GREEDY, request_id="one"))
+        async for output in first:
+            assert output.outputs[0].finish_reason in (None, "length")
+        return output.outputs[0].token_ids
+
+    assert len(asyncio.run(main())) == 100
+
+
 def test_more_requests_than_slots_all_end(engine: pdrt.Engine) -> None:
     outputs = engine.generate([[i % 250, 7] for i in range(100)], {**GREEDY, "max_tokens": 3})
     assert [len(out.outputs[0].token_ids) for out in outputs] == [3] * 100
