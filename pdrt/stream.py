@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from pdrt.records import Update
 from pdrt.request import CompletionOutput, Request, RequestMetrics, RequestOutput
@@ -87,25 +88,13 @@ class RequestStream:
 
     def snapshot(self) -> RequestOutput:
         """The output so far; later updates do not change it."""
-        output = self._output
-        copied = CompletionOutput(
-            index=output.index,
-            text=output.text,
-            token_ids=list(output.token_ids),
-            logprobs=None if output.logprobs is None else list(output.logprobs),
-            finish_reason=output.finish_reason,
-            stop_reason=output.stop_reason,
+        logprobs = self._output.logprobs
+        output = replace(
+            self._output,
+            token_ids=list(self._output.token_ids),
+            logprobs=None if logprobs is None else list(logprobs),
         )
-        result = self._result
-        return RequestOutput(
-            request_id=result.request_id,
-            prompt=result.prompt,
-            prompt_token_ids=result.prompt_token_ids,
-            outputs=[copied],
-            finished=result.finished,
-            metrics=result.metrics,
-            num_cached_tokens=result.num_cached_tokens,
-        )
+        return replace(self._result, outputs=[output], metrics=replace(self._result.metrics))
 
     def _finish(self, reason: str, stop_reason: str | None) -> None:
         self._output.finish_reason = reason

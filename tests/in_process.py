@@ -16,6 +16,7 @@ from pdrt.records import Update
 from pdrt.request import Request
 from pdrt.router import Router
 from pdrt.sched.decode import DecodeScheduler
+from pdrt.sched.held import slots_held_by
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.prefill_worker import PrefillPhase
@@ -114,11 +115,7 @@ class InProcessServer:
 
     def bury(self, worker: Incarnation) -> None:
         """The keeper: reap, tell the router, start again. Unread frames die with the worker."""
-        held = [
-            slot
-            for slot in range(self.ledger.num_slots)
-            if self.ledger.word(slot).holder == worker.instance
-        ]
+        held = slots_held_by(self.ledger, worker.instance)
         assert self.ledger.reap(worker.instance) is Outcome.DONE
         self.workers.remove(worker)
         self.router.worker_down(worker.instance, held)

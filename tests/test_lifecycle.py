@@ -52,6 +52,8 @@ def test_an_interruption_after_the_end_is_nothing() -> None:
             await asyncio.sleep(0)
         guard.interrupt(ClientGone())
         await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
 
     asyncio.run(scenario())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo
+from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo, Word
 from pdrt.request import SlotParams
 from pdrt.sched.plan import Sampled
 
@@ -48,11 +48,13 @@ class HeldSlots:
     def get(self, slot: int) -> Held | None:
         return self._slots.get(slot)
 
-    def add(self, slot: int, generation: int) -> None:
+    def add(self, slot: int, generation: int) -> Held:
         """After the ledger gave us the slot."""
         info = self._ledger.info(slot)
         params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
-        self._slots[slot] = Held(slot, generation, info.rank, info.max_tokens, params.ignore_eos)
+        held = Held(slot, generation, info.rank, info.max_tokens, params.ignore_eos)
+        self._slots[slot] = held
+        return held
 
     def forget(self, slot: int) -> None:
         """After the ledger took the slot from us."""
@@ -60,9 +62,7 @@ class HeldSlots:
 
     def has_ended(self, slot: int) -> bool:
         """Ours, and its last token was read."""
-        return (
-            slot in self._slots and self._ledger.info(slot).finish_reason is not FinishReason.NONE
-        )
+        return slot in self._slots and _is_finished(self._ledger.info(slot))
 
     def ready(self) -> Iterator[tuple[Held, SlotInfo]]:
         """Those that a step may compute, oldest first: ours, unmarked, and not at their end.
@@ -73,11 +73,10 @@ class HeldSlots:
             word = self._ledger.word(held.slot)
             info = self._ledger.info(held.slot)
             marked = word.abort or word.victim
-            if self.is_ours(held) and not marked and info.finish_reason is FinishReason.NONE:
+            if self._is_ours(held, word) and not marked and not _is_finished(info):
                 yield held, info
 
-    def is_ours(self, held: Held) -> bool:
-        word = self._ledger.word(held.slot)
+    def _is_ours(self, held: Held, word: Word) -> bool:
         return (word.phase, word.holder, word.generation) == (
             self._phase,
             self._holder.instance,
@@ -109,15 +108,25 @@ class HeldSlots:
         return left
 
     def _settle_one(self, held: Held) -> bool:
-        if not self.is_ours(held):
-            return True
         word = self._ledger.word(held.slot)
+        if not self._is_ours(held, word):
+            return True
         if word.abort:
             outcome = self._holder.abort(held.slot)
-        elif self._ledger.info(held.slot).finish_reason is not FinishReason.NONE:
+        elif _is_finished(self._ledger.info(held.slot)):
             outcome = self._holder.finish(held.slot)
         elif word.victim:
             outcome = self._holder.let_go(held.slot)
         else:
             return False
-        return outcome is not Outcome.BUSY and not self.is_ours(held)
+        return outcome is not Outcome.BUSY and not self._is_ours(held, self._ledger.word(held.slot))
+
+
+def slots_held_by(ledger: Ledger, instance: int) -> list[int]:
+    """The slots whose word names this instance."""
+    return [slot for slot in range(ledger.num_slots) if ledger.word(slot).holder == instance]
+
+
+def _is_finished(info: SlotInfo) -> bool:
+    """Its last token was read."""
+    return info.finish_reason is not FinishReason.NONE

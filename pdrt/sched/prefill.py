@@ -10,7 +10,7 @@ can always go on; the ledger keeps the order of arrival between workers.
 
 from __future__ import annotations
 
-from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase
+from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo
 from pdrt.sched.held import Held, HeldSlots
 from pdrt.sched.plan import Plan, Row
 
@@ -46,27 +46,16 @@ class PrefillScheduler:
     def plan(self, budget: int) -> Plan:
         """Rows of at most `budget` tokens in all."""
         rows: list[Row] = []
-        for held, _ in self.held.ready():
-            budget -= self._add_chunk(rows, held, budget)
+        for held, info in self.held.ready():
+            budget -= _add_chunk(rows, held, info, budget)
         for slot in self._in_order():
             if budget < 1 or len(self.held) >= self._max_num_seqs:
                 break
             admitted = self._admit(slot)
             if admitted is None:
                 break
-            budget -= self._add_chunk(rows, admitted, budget)
+            budget -= _add_chunk(rows, admitted, self._ledger.info(slot), budget)
         return Plan(tuple(rows))
-
-    def _add_chunk(self, rows: list[Row], held: Held, budget: int) -> int:
-        """Appends the slot's next chunk, unless it has none or there is no budget; its tokens."""
-        info = self._ledger.info(held.slot)
-        num_tokens = min(info.goal - info.num_computed_tokens, budget)
-        if num_tokens < 1:
-            return 0
-        start = info.num_computed_tokens
-        samples = start + num_tokens == info.goal
-        rows.append(Row(held.slot, held.generation, start, num_tokens, samples))
-        return num_tokens
 
     def _in_order(self) -> list[int]:
         """Waiting slots that are still QUEUED as we were told, oldest first; others are dropped."""
@@ -84,8 +73,7 @@ class PrefillScheduler:
         generation = self._waiting.pop(slot)
         if outcome is Outcome.STALE:
             return None
-        self.held.add(slot, generation)
-        return self.held.get(slot)
+        return self.held.add(slot, generation)
 
     def _is_sealable(self, held: Held) -> bool:
         info = self._ledger.info(held.slot)
@@ -98,3 +86,14 @@ class PrefillScheduler:
             return False
         self.held.forget(held.slot)
         return True
+
+
+def _add_chunk(rows: list[Row], held: Held, info: SlotInfo, budget: int) -> int:
+    """Appends the slot's next chunk, unless it has none or there is no budget; its tokens."""
+    start = info.num_computed_tokens
+    num_tokens = min(info.goal - start, budget)
+    if num_tokens < 1:
+        return 0
+    samples = start + num_tokens == info.goal
+    rows.append(Row(held.slot, held.generation, start, num_tokens, samples))
+    return num_tokens

@@ -35,6 +35,7 @@ from pdrt.messages import (
     WorkerSpec,
     WorkerUp,
 )
+from pdrt.sched.held import slots_held_by
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
 from pdrt.worker.running import RunningWorker
@@ -171,11 +172,7 @@ class Keeper:
     def _reap_dead(self) -> None:
         """Releases the slots and pages of dead workers, tells the front end, starts them again."""
         for worker, reason in list(self._unreaped):
-            held = [
-                slot
-                for slot in range(self._ledger.num_slots)
-                if self._ledger.word(slot).holder == worker.instance
-            ]
+            held = slots_held_by(self._ledger, worker.instance)
             if self._ledger.reap(worker.instance) is not Outcome.DONE:
                 continue  # the lock is busy: in the next turn
             self._unreaped.remove((worker, reason))

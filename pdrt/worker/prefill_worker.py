@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pdrt.messages import Admit, Message, Report
-from pdrt.sched.held import HeldSlots
-from pdrt.sched.plan import Plan
 from pdrt.sched.prefill import PrefillScheduler
 
 
@@ -22,26 +20,15 @@ class PrefillPhase:
         scheduler: PrefillScheduler,
         on_sealed: Callable[[int, int], None] = lambda slot, generation: None,
     ) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._on_sealed = on_sealed
-
-    @property
-    def held(self) -> HeldSlots:
-        return self._scheduler.held
-
-    @property
-    def has_work(self) -> bool:
-        return self._scheduler.has_work
 
     def hear(self, message: Message) -> None:
         if isinstance(message, Admit):
-            self._scheduler.tell(message.slot, message.generation)
+            self.scheduler.tell(message.slot, message.generation)
 
     def settle(self) -> Report:
-        left, sealed = self._scheduler.settle()
+        left, sealed = self.scheduler.settle()
         for held in sealed:
             self._on_sealed(held.slot, held.generation)
         return Report((*left, *(held.slot for held in sealed)))
-
-    def plan(self, budget: int) -> Plan:
-        return self._scheduler.plan(budget)

@@ -25,8 +25,8 @@ class Runner(Protocol):
     def run(self, plan: Plan) -> Sequence[Sampled | None]: ...
 
 
-class Phase(Protocol):
-    """One phase's part in a worker's turn."""
+class Scheduler(Protocol):
+    """What both schedulers have in common."""
 
     @property
     def held(self) -> HeldSlots: ...
@@ -34,13 +34,20 @@ class Phase(Protocol):
     @property
     def has_work(self) -> bool: ...
 
+    def plan(self, budget: int) -> Plan: ...
+
+
+class Phase(Protocol):
+    """One phase's part in a worker's turn: its scheduler, and how that listens and settles."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
     def hear(self, message: Message) -> None:
         """Frames of the other phase are none of its business."""
 
     def settle(self) -> Report:
         """Slots that changed at this step boundary."""
-
-    def plan(self, budget: int) -> Plan: ...
 
 
 class Worker:
@@ -61,13 +68,14 @@ class Worker:
         self._holder = holder
         self._runner = runner
         self._phases = phases
+        self._schedulers = [phase.scheduler for phase in phases]
         self._budget = max_num_batched_tokens
         self._eos = frozenset(eos_token_ids)
         self._unread: tuple[int, Plan, Sequence[Sampled | None]] | None = None
 
     @property
     def has_work(self) -> bool:
-        return self._unread is not None or any(phase.has_work for phase in self._phases)
+        return self._unread is not None or any(each.has_work for each in self._schedulers)
 
     def hear(self, message: Message) -> None:
         for phase in self._phases:
@@ -80,22 +88,25 @@ class Worker:
             (what to tell the router, whether anything was computed)
         """
         self._holder.beat()
-        reports = [phase.settle() for phase in reversed(self._phases)]
+        reports = self._settle()
         if self._unread is None:
             self._step()
         computed = self._unread is not None
         read = self._read()
         if any(self._has_ended(slot) for slot in read.slots):
             # At once, so that the router finds a last token and the reason in one look.
-            reports += [phase.settle() for phase in reversed(self._phases)]
+            reports += self._settle()
         reports.append(read)
         return [report for report in reports if report.slots or report.preempted], computed
+
+    def _settle(self) -> list[Report]:
+        return [phase.settle() for phase in reversed(self._phases)]
 
     def _step(self) -> None:
         """Launches the merge of all phases' plans, if there is anything to compute."""
         plan = Plan()
-        for phase in self._phases:
-            plan += phase.plan(self._budget - plan.num_tokens)
+        for scheduler in self._schedulers:
+            plan += scheduler.plan(self._budget - plan.num_tokens)
         if plan:
             step = self._holder.launch()
             self._unread = (step, plan, self._runner.run(plan))
@@ -113,7 +124,7 @@ class Worker:
         return Report(tuple(row.slot for row, good in zip(plan.rows, counted, strict=True) if good))
 
     def _has_ended(self, slot: int) -> bool:
-        return any(phase.held.has_ended(slot) for phase in self._phases)
+        return any(each.held.has_ended(slot) for each in self._schedulers)
 
     def _result(
         self, row: Row, sampled: Sampled | None
@@ -127,8 +138,8 @@ class Worker:
 
     def _finish_reason(self, slot: int, sampled: Sampled) -> FinishReason:
         """Whether this token is the last. A slot that was given up meanwhile will not count."""
-        for phase in self._phases:
-            held = phase.held.get(slot)
+        for scheduler in self._schedulers:
+            held = scheduler.held.get(slot)
             if held is not None:
-                return phase.held.finish_reason(held, sampled, self._eos)
+                return scheduler.held.finish_reason(held, sampled, self._eos)
         return FinishReason.NONE
