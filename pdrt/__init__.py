@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdrt.engine import Engine
     from pdrt.errors import PdrtError
-    from pdrt.request import RequestOutput, SamplingParams
+    from pdrt.request import RequestOutput
+    from pdrt.sampling_params import SamplingParams
 
 __all__ = ["Engine", "PdrtError", "RequestOutput", "SamplingParams", "__version__"]
 __version__ = version("pdrt")
@@ -23,7 +24,7 @@ _HOMES = {
     "Engine": "pdrt.engine",
     "PdrtError": "pdrt.errors",
     "RequestOutput": "pdrt.request",
-    "SamplingParams": "pdrt.request",
+    "SamplingParams": "pdrt.sampling_params",
 }
 
 

@@ -32,11 +32,11 @@ from pdrt.inputs import (
     Prompts,
     as_conversations,
     as_pairs,
-    derived_seed,
 )
 from pdrt.messages import ServerSpec
 from pdrt.metrics import EngineStats
-from pdrt.request import Limits, Request, RequestOutput, SamplingParams, validate
+from pdrt.request import Limits, Request, RequestOutput, derived_seed, validate
+from pdrt.sampling_params import SamplingParams
 from pdrt.startup import make_plan
 from pdrt.stats import Health, engine_stats, health, startup_summary
 from pdrt.stream import Mailbox, RequestStream

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import cast
 
 from pdrt.errors import InvalidRequest
-from pdrt.request import SamplingParams
+from pdrt.sampling_params import SamplingParams
 
 Prompt = str | Sequence[int]  # a text, or its token ids
 Conversation = Sequence[dict[str, str]]  # messages with role and content
 Prompts = Prompt | Sequence[Prompt]
 Params = SamplingParams | dict[str, object] | None
 ParamsForEach = Params | Sequence[Params]
-
-
-def derived_seed(seed: int, number: int) -> int:
-    """A seed for the request of this number: the same for the same engine seed, in [0, 2^63)."""
-    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
 
 
 def as_pairs(prompts: Prompts, params: ParamsForEach) -> list[tuple[Prompt, SamplingParams]]:

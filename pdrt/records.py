@@ -11,7 +11,8 @@ import msgspec
 from pdrt._C import FinishReason, Times
 from pdrt.errors import EngineDead, PdrtError
 from pdrt.messages import Message, Role
-from pdrt.request import Request, SlotParams
+from pdrt.request import Request
+from pdrt.sampling_params import slot_params
 
 PRIORITY_BIAS = 1 << 15
 MAX_ARRIVALS = 1 << 47
@@ -78,10 +79,8 @@ class Record:
     @property
     def slot_params(self) -> bytes:
         """What the workers need of the sampling parameters, as it lies in the slot."""
-        p = self.request.params
-        return msgspec.msgpack.encode(
-            SlotParams(p.temperature, p.top_p, p.top_k, self.request.seed, p.ignore_eos)
-        )
+        request = self.request
+        return msgspec.msgpack.encode(slot_params(request.params, request.seed, request.bad_words))
 
     def __lt__(self, other: Record) -> bool:
         return self.rank < other.rank

@@ -6,69 +6,12 @@ Runs in the front end; touches no tensors.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import msgspec
+from dataclasses import dataclass, replace
 
 from pdrt.errors import InvalidRequest
-
-MAX_STOP_STRINGS = 16
-MAX_STOP_LENGTH = 256  # characters
-MAX_SEED = 2**63 - 1
-
-
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to choose output tokens. Field names and defaults are vLLM's.
-
-    Attributes:
-        temperature: 0 is greedy; otherwise logits are divided by it.
-        top_p: keep the smallest set of tokens whose probabilities add up to it; in (0, 1].
-        top_k: keep this many of the likeliest tokens; 0 or -1 keeps all.
-        seed: chosen by the engine when None. Equal seeds give equal tokens, whatever else runs.
-        max_tokens: at most this many output tokens; None is up to the context's end.
-        stop: strings that end the request; they are not part of the text.
-        ignore_eos: go on after an end-of-sequence token.
-        logprobs: None, or 0 for the log-probability of each chosen token.
-        priority: smaller runs earlier; ties are first come, first served.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    max_tokens: int | None = 16
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    priority: int = 0
-
-    @classmethod
-    def of(cls, value: SamplingParams | dict[str, object] | None) -> SamplingParams:
-        """Accepts what Engine.generate accepts: params, a dict of their fields, or None."""
-        if isinstance(value, SamplingParams):
-            return value
-        fields = dict(value or {})
-        if isinstance(fields.get("stop"), str):
-            fields["stop"] = (fields["stop"],)
-        if fields.get("stop", ()) is None:
-            fields["stop"] = ()
-        try:
-            return msgspec.convert(fields, cls)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(
-                f"sampling parameters: {error}", param=_param(str(error))
-            ) from None
-
-
-class SlotParams(msgspec.Struct, frozen=True):
-    """The part of SamplingParams that workers need, resolved; lives in the request's slot."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int
-    ignore_eos: bool
+from pdrt.sampling_params import MAX_BAD_WORD_TOKENS, SamplingParams, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +24,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid request. `max_tokens` and `seed` are resolved; `prompt` is None for token ids."""
+    """A valid request. `max_tokens` and `seed` are resolved; `prompt` is None for token ids.
+
+    `bad_words` are those of the parameters as token ids. Where `n` sequences were asked for, each
+    is a request of its own (`sequences`), and all but the first name the first as their leader.
+    """
 
     request_id: str
     prompt: str | None
@@ -89,6 +36,8 @@ class Request:
     params: SamplingParams
     max_tokens: int
     seed: int
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    leader: str | None = None
 
 
 @dataclass(slots=True)
@@ -108,21 +57,45 @@ class RequestMetrics:
     finished_time: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token's log-probability (natural log) in the model's own distribution, and its rank there.
+
+    The distribution is that before any sampling parameter. rank: 1 for the likeliest; None for a
+    token that is not among those asked for.
+    """
+
+    logprob: float
+    rank: int | None = None
+
+
+TokenLogprobs = dict[int, Logprob]  # the chosen token first, then the likeliest by rank
+
+
 @dataclass(slots=True)
 class CompletionOutput:
-    """One generated sequence. `finish_reason`: "stop", "length", "abort", None while running."""
+    """One generated sequence.
+
+    finish_reason: "stop", "length", "abort", None while running. stop_reason: the stop string or
+    the one of `stop_token_ids` that ended it, None where another thing did.
+    """
 
     index: int
     text: str
     token_ids: list[int]
-    logprobs: list[float] | None = None
+    cumulative_logprob: float = 0.0
+    logprobs: list[TokenLogprobs] | None = None
     finish_reason: str | None = None
-    stop_reason: str | None = None
+    stop_reason: str | int | None = None
 
 
 @dataclass(slots=True)
 class RequestOutput:
-    """The state of a request when it was read; outputs are cumulative."""
+    """The state of a request when it was read; outputs are cumulative, one for each of `n`.
+
+    prompt_logprobs: one entry for each token of the prompt, None for the first, which follows
+    nothing; there from the first output token on, where they were asked for.
+    """
 
     request_id: str
     prompt: str | None
@@ -131,6 +104,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics
     num_cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     @property
     def text(self) -> str:
@@ -144,11 +118,13 @@ def validate(
     params: SamplingParams,
     limits: Limits,
     seed: int,
+    bad_words: Sequence[Sequence[int]] = (),
 ) -> Request:
     """Checks one request against the model and resolves what it left open.
 
     Args:
         seed: used when the parameters have none.
+        bad_words: those of the parameters as token ids.
 
     Raises:
         InvalidRequest: names the parameter, its value and what would be accepted.
@@ -169,7 +145,13 @@ def validate(
             "leave room for at least one more; shorten the prompt or raise --max-model-len",
             "prompt",
         )
-    _check_sampling(params)
+    check(params, limits.vocab_size)
+    if sum(map(len, bad_words)) > MAX_BAD_WORD_TOKENS:
+        raise InvalidRequest(
+            f"bad_words has {sum(map(len, bad_words))} tokens in all; give at most "
+            f"{MAX_BAD_WORD_TOKENS}",
+            "bad_words",
+        )
     wanted = room if params.max_tokens is None else params.max_tokens
     return Request(
         request_id=request_id,
@@ -178,38 +160,25 @@ def validate(
         params=params,
         max_tokens=min(wanted, room),
         seed=seed if params.seed is None else params.seed,
+        bad_words=tuple(map(tuple, bad_words)),
     )
 
 
-def _check_sampling(params: SamplingParams) -> None:
-    def require(good: bool, name: str, value: object, accepted: str) -> None:
-        if not good:
-            raise InvalidRequest(f"{name}={value!r} is not accepted; {accepted}", name)
-
-    p = params
-    require(0.0 <= p.temperature <= 100.0, "temperature", p.temperature, "give 0 to 100")
-    require(0.0 < p.top_p <= 1.0, "top_p", p.top_p, "give more than 0 and at most 1")
-    require(-1 <= p.top_k < 2**31, "top_k", p.top_k, "give a positive number, or 0 or -1 for all")
-    require(p.max_tokens is None or p.max_tokens >= 1, "max_tokens", p.max_tokens, "give 1 or more")
-    require(p.seed is None or 0 <= p.seed <= MAX_SEED, "seed", p.seed, f"give 0 to {MAX_SEED}")
-    require(p.logprobs in (None, 0), "logprobs", p.logprobs, "give 0 (the chosen token) or nothing")
-    require(-1000 <= p.priority <= 1000, "priority", p.priority, "give -1000 to 1000")
-    require(
-        len(p.stop) <= MAX_STOP_STRINGS, "stop", p.stop, f"give at most {MAX_STOP_STRINGS} strings"
-    )
-    for text in p.stop:
-        require(
-            0 < len(text) <= MAX_STOP_LENGTH,
-            "stop",
-            text,
-            f"give 1 to {MAX_STOP_LENGTH} characters",
+def sequences(request: Request) -> list[Request]:
+    """The `n` sequences of a request: itself, and followers with seeds of their own."""
+    followers = (
+        replace(
+            request,
+            request_id=f"{request.request_id}/{i}",
+            seed=derived_seed(request.seed, i),
+            leader=request.request_id,
         )
+        for i in range(1, request.params.n)
+    )
+    return [request, *followers]
 
 
-def _param(message: str) -> str | None:
-    """The field that a msgspec error speaks of: "... - at `$.top_p`" or "... unknown field `x`"."""
-    _, _, tail = message.rpartition("`$.")
-    if tail and tail != message:
-        return tail.partition("`")[0].partition("[")[0]
-    parts = message.split("`")
-    return parts[1] if len(parts) > 2 else None
+def derived_seed(seed: int, number: int) -> int:
+    """Another seed for each number, the same for the same ones, in [0, 2^63)."""
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pdrt.records import Update
-from pdrt.request import CompletionOutput, Request, RequestMetrics, RequestOutput
+from pdrt.request import CompletionOutput, Logprob, Request, RequestMetrics, RequestOutput
 from pdrt.tokenizer import TextStream, Tokenizer
 
 
@@ -44,7 +44,7 @@ class RequestStream:
         self._text = TextStream(tokenizer, request.params.stop, request.prompt_token_ids)
         self._arrival_time = arrival_time
         wants_logprobs = request.params.logprobs is not None
-        self._output = CompletionOutput(0, "", [], [] if wants_logprobs else None)
+        self._output = CompletionOutput(0, "", [], logprobs=[] if wants_logprobs else None)
         self._result = RequestOutput(
             request_id=request.request_id,
             prompt=request.prompt,
@@ -73,7 +73,7 @@ class RequestStream:
         for i, token in enumerate(update.token_ids):
             self._output.token_ids.append(token)
             if self._output.logprobs is not None:
-                self._output.logprobs.append(update.logprobs[i])
+                self._output.logprobs.append({token: Logprob(update.logprobs[i])})
             self._output.text += self._text.push(token)
             if self._text.stopped is not None:
                 self._finish("stop", self._text.stopped)

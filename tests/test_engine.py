@@ -136,7 +136,7 @@ def test_seeds_decide_and_the_engines_seed_decides_for_the_rest(engine: pdrt.Eng
         ("x", {"top_k": -2}, "top_k"),
         ("x", {"seed": -1}, "seed"),
         ("x", {"stop": [""]}, "stop"),
-        ("x", {"logprobs": 3}, "logprobs"),
+        ("x", {"logprobs": 21}, "logprobs"),
         ("x", {"max_tokens": "many"}, "max_tokens"),
         ("x", {"wings": 2}, "wings"),
     ],

@@ -18,7 +18,14 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module may import its own layer and those below.
 LAYERS: list[tuple[str, ...]] = [
-    ("pdrt.errors", "pdrt.config", "pdrt.request", "pdrt.messages", "pdrt.metrics"),
+    (
+        "pdrt.errors",
+        "pdrt.config",
+        "pdrt.sampling_params",
+        "pdrt.request",
+        "pdrt.messages",
+        "pdrt.metrics",
+    ),
     ("pdrt.inputs", "pdrt.tokenizer", "pdrt.chat_template", "pdrt.machine"),
     ("pdrt._C", "pdrt.kernels"),
     ("pdrt.kv", "pdrt.sched"),

@@ -59,7 +59,7 @@ def run(settings: dict[str, object]) -> Result:
     return Result(
         [out.outputs[0].token_ids for out in outputs[:-1]],
         last.token_ids,
-        last.logprobs,
+        [next(iter(each.values())).logprob for each in last.logprobs],
         stats.num_handoffs,
         stats.handoff_bytes,
     )

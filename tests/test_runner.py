@@ -15,9 +15,9 @@ from pdrt.kv.shape import KVShape
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.layout import weight_layout
 from pdrt.model.weights import load_weights
-from pdrt.request import SlotParams
 from pdrt.runner.batch import make_batch
 from pdrt.runner.runner import Runner
+from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Plan, Row, Sampled
 from tests.checkpoints import VOCAB_SIZE, greedy, transformers_model
 from tests.oracle import assert_equals

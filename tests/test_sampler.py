@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pdrt.request import SlotParams
 from pdrt.runner.philox import philox, uniform
 from pdrt.runner.sampler import sample
+from pdrt.sampling_params import SlotParams
 
 VOCAB_SIZE = 50
 

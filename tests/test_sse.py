@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pdrt.errors import EngineDead
-from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
+from pdrt.request import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, usage
 from pdrt.serve.lifecycle import Lifecycle
 from pdrt.serve.schemas import StreamOptions
@@ -32,12 +32,12 @@ def decode(token_ids: list[int]) -> str:
 def output(text: str, reason: str | None = None, logprobs: bool = False) -> RequestOutput:
     """What the engine gives when so much text was generated, one token for each byte."""
     ids = list(text.encode())
-    values = [-0.5] * len(ids) if logprobs else None
+    values = [{token: Logprob(-0.5)} for token in ids] if logprobs else None
     return RequestOutput(
         request_id="r",
         prompt=None,
         prompt_token_ids=[1, 2, 3],
-        outputs=[CompletionOutput(0, text, ids, values, reason)],
+        outputs=[CompletionOutput(0, text, ids, logprobs=values, finish_reason=reason)],
         finished=reason is not None,
         metrics=RequestMetrics(0.0),
         num_cached_tokens=2,

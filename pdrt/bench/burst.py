@@ -25,7 +25,7 @@ import numpy as np
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
-from pdrt.request import SamplingParams
+from pdrt.sampling_params import SamplingParams
 
 T = TypeVar("T")
 Run = list[tuple[float, int]]  # of one request: when an output came, its tokens by then

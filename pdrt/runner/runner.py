@@ -18,9 +18,9 @@ from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
-from pdrt.request import SlotParams
 from pdrt.runner.batch import make_batch
 from pdrt.runner.sampler import sample
+from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Plan, Row, Sampled
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pdrt.request import SlotParams
 from pdrt.runner.philox import uniform
+from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Sampled
 
 Floats = NDArray[np.float32]

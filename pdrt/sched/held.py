@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo, Word
-from pdrt.request import SlotParams
+from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Sampled
 
 

@@ -18,7 +18,7 @@ from setproctitle import setproctitle
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.model.default_model import NAME as DEFAULT_MODEL
-from pdrt.request import SamplingParams
+from pdrt.sampling_params import SamplingParams
 from pdrt.serve.app import Server, create_app
 from pdrt.serve.flags import CommandLine, parse
 from pdrt.serve.server import is_loopback, listen, serve, url_of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pdrt.request import CompletionOutput, RequestOutput
+from pdrt.request import CompletionOutput, RequestOutput, TokenLogprobs
 
 Json = dict[str, Any]
 Decode = Callable[[list[int]], str]
@@ -27,10 +27,10 @@ class Delta:
     offset: int
     text: str
     token_ids: list[int]
-    logprobs: list[float] | None
+    logprobs: list[TokenLogprobs] | None
     prompt_token_ids: list[int]
     finish_reason: str | None
-    stop_reason: str | None
+    stop_reason: str | int | None
 
     @property
     def is_empty(self) -> bool:
@@ -150,7 +150,7 @@ class CompletionFormat:
             offset += len(token)
         return {
             "tokens": tokens,
-            "token_logprobs": delta.logprobs,
+            "token_logprobs": [_chosen(logprobs) for logprobs in delta.logprobs],
             "top_logprobs": None,
             "text_offset": offsets,
         }
@@ -201,7 +201,7 @@ class ChatFormat:
     def _logprobs(self, delta: Delta) -> Json | None:
         if delta.logprobs is None:
             return None
-        pairs = zip(delta.token_ids, delta.logprobs, strict=True)
+        pairs = zip(delta.token_ids, map(_chosen, delta.logprobs), strict=True)
         return {"content": [self._token(self.decode([token]), value) for token, value in pairs]}
 
     def _token(self, text: str, logprob: float) -> Json:
@@ -213,3 +213,7 @@ class ChatFormat:
             "bytes": list(text.encode()) if whole else None,
             "top_logprobs": [],
         }
+
+
+def _chosen(logprobs: TokenLogprobs) -> float:
+    return next(iter(logprobs.values())).logprob

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pdrt.engine import Engine
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.metrics import RequestHistory
-from pdrt.request import RequestMetrics, RequestOutput, SamplingParams
+from pdrt.request import RequestMetrics, RequestOutput
+from pdrt.sampling_params import SamplingParams
 
 INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
 

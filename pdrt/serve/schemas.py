@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pdrt.errors import InvalidRequest
-from pdrt.request import SamplingParams
+from pdrt.sampling_params import SamplingParams
 from pdrt.serve.errors import shown
 
 MAX_PROMPTS = 128
