@@ -45,7 +45,8 @@ Outcome Holder::admit(uint32_t slot, uint32_t generation) {
   if (!section->is_oldest_queued(slot)) return Outcome::NOT_OLDEST;
   const uint32_t num_tokens = section->num_tokens(slot);
   // The last token is always computed, so that a FILLED page is never written.
-  const auto hits = section->find_hits(slot, (num_tokens - 1) / geometry_.page_size);
+  const uint32_t most_hits = may_reuse(slot) ? (num_tokens - 1) / geometry_.page_size : 0;
+  const auto hits = section->find_hits(slot, most_hits);
   const uint32_t num_hits = static_cast<uint32_t>(hits.size());
   const uint32_t room = std::min(num_tokens + 1, num_tokens_with_kv(m_, slot));
   const uint32_t need = geometry_.pages_of(room) - num_hits;
@@ -62,11 +63,16 @@ Outcome Holder::admit(uint32_t slot, uint32_t generation) {
   return Outcome::DONE;
 }
 
+// A prompt that is to be scored is computed in full; once there is output, its scores are written.
+bool Holder::may_reuse(uint32_t slot) const {
+  return get(m_.slots[slot].reuse) != 0 || m_.lengths[slot].get().num_output_tokens > 0;
+}
+
 void Holder::count_admission(LedgerState& state, uint32_t slot) {
   state.pass(slot, Point::ADMITTED);
   Counters& counters = m_.header->counters;
   state.count(counters.admitted);
-  state.count(counters.prefix_queried_tokens, get(m_.slots[slot].goal));
+  if (may_reuse(slot)) state.count(counters.prefix_queried_tokens, get(m_.slots[slot].goal));
   state.count(counters.prefix_hit_tokens, get(m_.slots[slot].num_cached));
 }
 

@@ -27,6 +27,16 @@ struct Row {
   FinishReason reason = FinishReason::NONE;  // of the request that this token ends
 };
 
+// What the model thought of the tokens from position `start` on. `num_top` rivals stand beside
+// each, row by row, the likeliest first.
+struct Scores {
+  uint32_t start;
+  std::span<const float> logprobs;
+  uint32_t num_top;
+  std::span<const int32_t> top_ids;
+  std::span<const float> top_logprobs;
+};
+
 class Holder {
  public:
   Holder(std::shared_ptr<Ledger> ledger, uint32_t instance);
@@ -40,6 +50,8 @@ class Holder {
   std::vector<uint32_t> marked() const;
 
   Outcome admit(uint32_t slot, uint32_t generation);
+  // Before the row that makes the scored tokens computed. False when the slot is not held.
+  bool score(uint32_t slot, uint32_t generation, const Scores& scores);
   // Which rows counted; nothing when the lock's deadline passed and nothing was done.
   std::optional<std::vector<bool>> boundary(uint64_t step, std::span<const Row> rows);
   Outcome seal(uint32_t slot);
@@ -53,10 +65,13 @@ class Holder {
   SlotWord word(uint32_t slot) const { return m_.slot_words[slot].get(); }
   bool is_finished(uint32_t slot) const { return m_.lengths[slot].get().finished(); }
   Tag tag() const { return {.instance = me_, .step = launched_}; }
-  bool counts(const Row& row) const;
+  // What a step did to the slot counts: it is still held, and not at its end.
+  bool counts(uint32_t slot, uint32_t generation) const;
   void check_step(uint64_t step) const;
   void check_row(const Row& row) const;
+  void check_scores(uint32_t slot, const Scores& scores) const;
   void commit(LedgerState& state, const Row& row);
+  bool may_reuse(uint32_t slot) const;
   void count_admission(LedgerState& state, uint32_t slot);
   void check_growth(uint32_t slot, uint32_t num_tokens) const;
   Outcome find_page(LedgerState& state, uint32_t slot, bool speculative);

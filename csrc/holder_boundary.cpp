@@ -6,9 +6,9 @@
 
 namespace pdrt {
 
-bool Holder::counts(const Row& row) const {
-  const SlotWord seen = word(row.slot);
-  return seen.held_by(me_) && seen.generation == row.generation && !is_finished(row.slot);
+bool Holder::counts(uint32_t slot, uint32_t generation) const {
+  const SlotWord seen = word(slot);
+  return seen.held_by(me_) && seen.generation == generation && !is_finished(slot);
 }
 
 void Holder::check_step(uint64_t step) const {
@@ -20,7 +20,7 @@ void Holder::check_step(uint64_t step) const {
 // Before the lock: a slot's numbers change by its holder alone, and that is this thread.
 void Holder::check_row(const Row& row) const {
   ledger_->check_slot(row.slot);
-  if (!counts(row) || row.reason == FinishReason::ERROR) return;
+  if (!counts(row.slot, row.generation) || row.reason == FinishReason::ERROR) return;
   const SlotRecord& record = m_.slots[row.slot];
   const uint32_t num_output = m_.lengths[row.slot].get().num_output_tokens;
   const uint32_t num_tokens = get(record.num_prompt_tokens) + num_output;
@@ -54,8 +54,9 @@ void Holder::commit(LedgerState& state, const Row& row) {
   put(record.num_computed, row.num_computed);
   if (row.token !=
       NO_TOKEN) {  // token first, then the length word that makes it one of the request's
-    put(m_.logprobs_of(row.slot)[length.num_output_tokens], row.logprob);
-    put(m_.tokens_of(row.slot)[state.num_tokens(row.slot)], row.token);
+    const uint32_t position = state.num_tokens(row.slot);
+    put(m_.logprobs_of(row.slot)[position], row.logprob);
+    put(m_.tokens_of(row.slot)[position], row.token);
     m_.lengths[row.slot].put({length.num_output_tokens + 1, row.reason});
   }
   for (uint32_t page = first_page; page < end_page; ++page) state.publish(row.slot, page);
@@ -73,7 +74,7 @@ std::optional<std::vector<bool>> Holder::boundary(uint64_t step, std::span<const
   Section section(*ledger_);
   if (!section) return {};
   for (size_t i = 0; i < rows.size(); ++i) {
-    counted[i] = counts(rows[i]);
+    counted[i] = counts(rows[i].slot, rows[i].generation);
     if (counted[i]) commit(*section, rows[i]);
   }
   section->drain(me_, step);

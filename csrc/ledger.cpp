@@ -54,6 +54,7 @@ void Ledger::write_request(uint32_t slot, const NewRequest& request) {
   put(record.request_id, request.request_id);
   put(record.num_prompt_tokens, static_cast<uint32_t>(request.prompt.size()));
   put(record.max_tokens, request.max_tokens);
+  put(record.reuse, request.reuse ? 1 : 0);
   put(record.num_computed, 0);
   put(record.num_cached, 0);
   put(record.goal, 0);

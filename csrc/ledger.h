@@ -31,6 +31,7 @@ class Ledger {
     std::span<const int32_t> prompt;
     uint32_t max_tokens;
     std::string_view params;
+    bool reuse = true;
   };
   // Slot and generation; nothing when no slot is EMPTY. One process claims, from one thread.
   std::optional<std::pair<uint32_t, uint32_t>> claim(const NewRequest& request);

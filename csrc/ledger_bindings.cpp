@@ -19,27 +19,30 @@ using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
 std::shared_ptr<Ledger> create(uint32_t num_pages, uint32_t page_size, uint32_t num_slots,
                                uint32_t max_model_len, uint32_t sealed_bound,
-                               uint32_t max_params_bytes, uint32_t lock_timeout_ms,
-                               std::string_view name_space) {
+                               uint32_t max_params_bytes, uint32_t max_top_logprobs,
+                               uint32_t lock_timeout_ms, std::string_view name_space) {
   const Geometry geometry{.num_pages = num_pages,
                           .page_size = page_size,
                           .num_slots = num_slots,
                           .max_model_len = max_model_len,
                           .sealed_bound = sealed_bound,
                           .max_params_bytes = max_params_bytes,
+                          .max_top_logprobs = max_top_logprobs,
                           .lock_timeout_ms = lock_timeout_ms};
   return Ledger::create(geometry, name_space);
 }
 
 std::optional<std::pair<uint32_t, uint32_t>> claim(Ledger& ledger, uint64_t request_id,
                                                    uint64_t rank, const TokenArray& prompt,
-                                                   uint32_t max_tokens, const py::bytes& params) {
+                                                   uint32_t max_tokens, const py::bytes& params,
+                                                   bool reuse) {
   PDRT_CHECK(prompt.ndim() == 1, "prompt has ", prompt.ndim(), " dimensions; give 1");
   return ledger.claim({.request_id = request_id,
                        .rank = rank,
                        .prompt = {prompt.data(), static_cast<size_t>(prompt.size())},
                        .max_tokens = max_tokens,
-                       .params = static_cast<std::string_view>(params)});
+                       .params = static_cast<std::string_view>(params),
+                       .reuse = reuse});
 }
 
 py::bytes read_params(const Ledger& ledger, uint32_t slot) {
@@ -75,8 +78,33 @@ py::array_t<int32_t> tokens(const Ledger& ledger, uint32_t slot, uint32_t start,
 py::array_t<float> logprobs(const Ledger& ledger, uint32_t slot, uint32_t start, uint32_t end) {
   ledger.check_slot(slot);
   const SlotInfo info = read_info(ledger.memory(), slot);
-  return copy_range(ledger.memory().logprobs_of(slot), start, end, info.num_output_tokens,
-                    "output tokens");
+  return copy_range(ledger.memory().logprobs_of(slot), start, end,
+                    info.num_prompt_tokens + info.num_output_tokens, "tokens");
+}
+
+// Ids and log-probabilities, each [end - start, count].
+std::pair<py::array_t<int32_t>, py::array_t<float>> top_logprobs(const Ledger& ledger,
+                                                                 uint32_t slot, uint32_t start,
+                                                                 uint32_t end, uint32_t count) {
+  ledger.check_slot(slot);
+  const LedgerMemory& memory = ledger.memory();
+  const SlotInfo info = read_info(memory, slot);
+  const uint32_t num_tokens = info.num_prompt_tokens + info.num_output_tokens;
+  PDRT_CHECK(start <= end && end <= num_tokens, "start ", start, " and end ", end,
+             " are not a range of ", num_tokens, " tokens");
+  PDRT_CHECK(count <= ledger.geometry().max_top_logprobs, "count is ", count, "; at most ",
+             ledger.geometry().max_top_logprobs, " are kept");
+  py::array_t<int32_t> ids({end - start, count});
+  py::array_t<float> logprobs({end - start, count});
+  int32_t* id = ids.mutable_data();
+  float* logprob = logprobs.mutable_data();
+  for (uint32_t position = start; position < end; ++position) {
+    for (uint32_t k = 0; k < count; ++k) {
+      *id++ = memory.top_ids_at(slot, position)[k].load(std::memory_order_relaxed);
+      *logprob++ = memory.top_logprobs_at(slot, position)[k].load(std::memory_order_relaxed);
+    }
+  }
+  return {std::move(ids), std::move(logprobs)};
 }
 
 py::array_t<int32_t> page_table(const Ledger& ledger, const std::vector<uint32_t>& slots) {
@@ -114,8 +142,8 @@ using LedgerClass = py::class_<Ledger, std::shared_ptr<Ledger>>;
 void def_making(LedgerClass& cls) {
   cls.def_static("create", &create, py::kw_only(), py::arg("num_pages"), py::arg("page_size"),
                  py::arg("num_slots"), py::arg("max_model_len"), py::arg("sealed_bound"),
-                 py::arg("max_params_bytes") = 4096, py::arg("lock_timeout_ms") = 100,
-                 py::arg("namespace") = py::bytes())
+                 py::arg("max_params_bytes") = 8192, py::arg("max_top_logprobs") = 20,
+                 py::arg("lock_timeout_ms") = 100, py::arg("namespace") = py::bytes())
       .def_static("attach", &Ledger::attach, py::arg("fd"));
 }
 
@@ -163,6 +191,8 @@ void def_slot_snapshots(LedgerClass& cls) {
       .def("params", &read_params, py::arg("slot"))
       .def("tokens", &tokens, py::arg("slot"), py::arg("start"), py::arg("end"))
       .def("logprobs", &logprobs, py::arg("slot"), py::arg("start"), py::arg("end"))
+      .def("top_logprobs", &top_logprobs, py::arg("slot"), py::arg("start"), py::arg("end"),
+           py::arg("count"))
       .def("page_table", &page_table, py::arg("slots"));
 }
 
@@ -186,7 +216,7 @@ void def_totals(LedgerClass& cls) {
 
 void def_operations(LedgerClass& cls) {
   cls.def("claim", &claim, py::arg("request_id"), py::arg("rank"), py::arg("prompt").noconvert(),
-          py::arg("max_tokens"), py::arg("params"))
+          py::arg("max_tokens"), py::arg("params"), py::arg("reuse") = true)
       .def("mark_abort", &Ledger::mark_abort, py::arg("slot"), py::arg("generation"))
       .def("end", &Ledger::end, py::arg("slot"), py::arg("generation"))
       .def("sweep", &Ledger::sweep, Unlocked())

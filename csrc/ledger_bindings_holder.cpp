@@ -1,5 +1,6 @@
 // Holder in Python. The interpreter is let go around every operation that takes the lock.
 #include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,6 +23,26 @@ std::optional<std::vector<bool>> boundary(Holder& holder, uint64_t step,
   return holder.boundary(step, rows);
 }
 
+template <class T>
+using Values = py::array_t<T, py::array::c_style>;
+
+template <class T>
+std::span<const T> span_of(const Values<T>& values) {
+  return {values.data(), static_cast<size_t>(values.size())};
+}
+
+bool score(Holder& holder, uint32_t slot, uint32_t generation, uint32_t start,
+           const Values<float>& logprobs, const Values<int32_t>& top_ids,
+           const Values<float>& top_logprobs) {
+  PDRT_CHECK(top_ids.ndim() == 2, "top_ids has ", top_ids.ndim(), " dimensions; give 2");
+  return holder.score(slot, generation,
+                      {.start = start,
+                       .logprobs = span_of(logprobs),
+                       .num_top = static_cast<uint32_t>(top_ids.shape(1)),
+                       .top_ids = span_of(top_ids),
+                       .top_logprobs = span_of(top_logprobs)});
+}
+
 }  // namespace
 
 void bind_holder(py::module_& m) {
@@ -33,6 +54,9 @@ void bind_holder(py::module_& m) {
       .def("beat", &Holder::beat)
       .def("marked", &Holder::marked)
       .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"), Unlocked())
+      .def("score", &score, py::arg("slot"), py::arg("generation"), py::arg("start"),
+           py::arg("logprobs").noconvert(), py::arg("top_ids").noconvert(),
+           py::arg("top_logprobs").noconvert())
       .def("boundary", &boundary, py::arg("step"), py::arg("rows"), Unlocked())
       .def("seal", &Holder::seal, py::arg("slot"), Unlocked())
       .def("take", &Holder::take, py::arg("slot"), py::arg("generation"),

@@ -16,7 +16,7 @@ namespace pdrt {
 namespace {
 
 constexpr uint64_t MAGIC = 0x7265676465'6c6470;  // "pdledger"
-constexpr uint32_t VERSION = 1;
+constexpr uint32_t VERSION = 2;
 constexpr uint32_t NUM_PAGE_LISTS = 3;
 constexpr int SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
@@ -61,6 +61,7 @@ void Geometry::check() const {
   check_range("num_pages", num_pages, 1, 1u << 28);
   check_range("sealed_bound", sealed_bound, 1, num_slots);
   check_range("max_params_bytes", max_params_bytes, 0, 1u << 20);
+  check_range("max_top_logprobs", max_top_logprobs, 0, 1u << 10);
   check_range("lock_timeout_ms", lock_timeout_ms, 1, 1u << 20);
   PDRT_CHECK(num_pages >= max_pages_per_slot(), "num_pages is ", num_pages,
              ", but one request of max_model_len ", max_model_len, " needs ", max_pages_per_slot(),
@@ -166,6 +167,8 @@ size_t LedgerMemory::place(uintptr_t base) {
   cursor.place(params, slots_count * geometry_.max_params_bytes);
   cursor.place(tokens, token_count);
   cursor.place(logprobs, token_count);
+  cursor.place(top_ids, token_count * geometry_.max_top_logprobs);
+  cursor.place(top_logprobs, token_count * geometry_.max_top_logprobs);
   cursor.place(page_words, pages);
   cursor.place(tags, pages);
   cursor.place(digests, pages);

@@ -22,7 +22,7 @@ namespace pdrt {
 
 struct Geometry {
   uint32_t num_pages, page_size, num_slots, max_model_len;
-  uint32_t sealed_bound, max_params_bytes, lock_timeout_ms;
+  uint32_t sealed_bound, max_params_bytes, max_top_logprobs, lock_timeout_ms;
 
   // Pages are numbered from 1: page 0 of the KV pool is scratch and never in the ledger.
   uint32_t num_page_ids() const { return num_pages + 1; }
@@ -38,6 +38,7 @@ inline constexpr size_t NUM_POINTS = 5;
 struct alignas(64) SlotRecord {
   std::atomic<uint64_t> request_id;
   std::atomic<uint32_t> num_prompt_tokens, max_tokens, num_params_bytes;
+  std::atomic<uint32_t> reuse;                           // whether it may read known prefixes
   std::atomic<uint32_t> num_pages;                       // entries of the page list that count
   std::atomic<uint32_t> num_computed, num_cached, goal;  // the holder's own
   std::array<std::atomic<double>, NUM_POINTS> times;     // CLOCK_MONOTONIC seconds, 0: not yet
@@ -117,6 +118,13 @@ class LedgerMemory {
   std::atomic<uint8_t>* params_of(uint32_t slot) const;
   std::atomic<int32_t>* tokens_of(uint32_t slot) const { return tokens + tokens_before(slot); }
   std::atomic<float>* logprobs_of(uint32_t slot) const { return logprobs + tokens_before(slot); }
+  // The likeliest tokens at one position: max_top_logprobs entries.
+  std::atomic<int32_t>* top_ids_at(uint32_t slot, uint32_t position) const {
+    return top_ids + tops_before(slot, position);
+  }
+  std::atomic<float>* top_logprobs_at(uint32_t slot, uint32_t position) const {
+    return top_logprobs + tops_before(slot, position);
+  }
   int32_t* tokens_in(uint32_t page) const {
     return page_tokens + size_t{page} * geometry_.page_size;
   }
@@ -130,7 +138,9 @@ class LedgerMemory {
   Packed<PageRef>* lists;
   std::atomic<uint8_t>* params;
   std::atomic<int32_t>* tokens;  // prompt, then output
-  std::atomic<float>* logprobs;
+  std::atomic<float>* logprobs;  // of these; a prompt's only where the request wants them
+  std::atomic<int32_t>* top_ids;
+  std::atomic<float>* top_logprobs;
   // truth: pages, by page id
   Packed<PageWord>* page_words;
   Packed<Tag>* tags;
@@ -150,6 +160,9 @@ class LedgerMemory {
   void format(std::string_view name_space);
   size_t pages_before(uint32_t slot) const { return size_t{slot} * geometry_.max_pages_per_slot(); }
   size_t tokens_before(uint32_t slot) const { return size_t{slot} * geometry_.max_model_len; }
+  size_t tops_before(uint32_t slot, uint32_t position) const {
+    return (tokens_before(slot) + position) * geometry_.max_top_logprobs;
+  }
 
   int fd_ = -1;
   Geometry geometry_;

@@ -1,4 +1,5 @@
-"""A thread with an event loop in it, and how other threads call into that loop."""
+"""The engine's thread: an event loop, how other threads call into it, and how the front end starts
+there."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
 from pdrt.errors import EngineDead
+from pdrt.frontend import FrontEnd
+from pdrt.messages import ServerSpec
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -68,3 +71,27 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
     loop.close()
+
+
+def start_front_end(server: ServerSpec, max_queued_requests: int) -> tuple[LoopThread, FrontEnd]:
+    """Starts the processes and the thread that talks to them.
+
+    Raises:
+        PdrtError: what could not be started, and why; nothing is left running then.
+    """
+
+    async def start() -> FrontEnd:
+        front = FrontEnd(server, max_queued_requests)
+        try:
+            await front.start()
+        except BaseException as error:
+            front.stop(EngineDead(f"the engine did not start: {error}"))
+            raise
+        return front
+
+    thread = LoopThread("pdrt engine")
+    try:
+        return thread, thread.run(start()).result()
+    except BaseException:
+        thread.stop(lambda: None)
+        raise

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Literal, overload
 
-from pdrt.background import LoopThread, call_soon
+from pdrt.background import LoopThread, call_soon, start_front_end
 from pdrt.config import Settings, settings_of
 from pdrt.errors import ConfigError, EngineDead
 from pdrt.frontend import FrontEnd
@@ -32,14 +32,14 @@ from pdrt.inputs import (
     Prompts,
     as_conversations,
     as_pairs,
+    bad_word_ids,
 )
-from pdrt.messages import ServerSpec
 from pdrt.metrics import EngineStats
 from pdrt.request import Limits, Request, RequestOutput, derived_seed, validate
 from pdrt.sampling_params import SamplingParams
 from pdrt.startup import make_plan
 from pdrt.stats import Health, engine_stats, health, startup_summary
-from pdrt.stream import Mailbox, RequestStream
+from pdrt.stream import RequestStream
 from pdrt.tokenizer import Tokenizer
 
 
@@ -143,19 +143,18 @@ class Engine:
         """
         request = self._request(prompt, SamplingParams.of(sampling_params), request_id)
         loop, news = asyncio.get_running_loop(), asyncio.Event()
-        mailbox = Mailbox(lambda: call_soon(loop, news.set))
-        stream = RequestStream(request, self.tokenizer, time.monotonic())
+        stream = RequestStream(
+            request, self.tokenizer, time.monotonic(), lambda: call_soon(loop, news.set)
+        )
         try:
-            await asyncio.wrap_future(self._thread.call(self._front.submit, request, mailbox))
+            await asyncio.wrap_future(self._thread.call(stream.submit, self._front))
             while not stream.finished:
                 await news.wait()
                 news.clear()
-                for update in mailbox.drain():
-                    stream.feed(update)
+                self._read(stream)
                 yield stream.snapshot()
         finally:
-            # Nothing, where it has ended or was refused.
-            self._thread.call(self._front.abort, request.request_id, mailbox)
+            self._thread.call(stream.leave, self._front)
 
     def abort(self, request_id: str) -> None:
         """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
@@ -195,49 +194,32 @@ class Engine:
         self._num_requests += 1
         seed = derived_seed(self.settings.seed, self._num_requests)
         name = request_id or f"req-{uuid.uuid4().hex}"
-        return validate(name, text, ids, params, self.limits, seed)
+        bad_words = bad_word_ids(params.bad_words, self.tokenizer.encode)
+        return validate(name, text, ids, params, self.limits, seed, bad_words)
 
     def _streams(self, requests: Sequence[Request]) -> Iterator[RequestStream]:
         """Submits the requests and yields whichever has news; whatever ends it ends all of them."""
         ready: queue.SimpleQueue[int] = queue.SimpleQueue()
-        mailboxes = [Mailbox(partial(ready.put, i)) for i in range(len(requests))]
         now = time.monotonic()
-        streams = [RequestStream(request, self.tokenizer, now) for request in requests]
+        streams = [
+            RequestStream(request, self.tokenizer, now, partial(ready.put, i))
+            for i, request in enumerate(requests)
+        ]
         try:
-            for request, mailbox in zip(requests, mailboxes, strict=True):
-                self._thread.call(self._front.submit, request, mailbox).result()
+            for stream in streams:
+                self._thread.call(stream.submit, self._front).result()
             while not all(stream.finished for stream in streams):
-                i = ready.get()
-                for update in mailboxes[i].drain():
-                    streams[i].feed(update)
-                yield streams[i]
+                stream = streams[ready.get()]
+                self._read(stream)
+                yield stream
         finally:
-            for request, mailbox in zip(requests, mailboxes, strict=True):
-                self._thread.call(self._front.abort, request.request_id, mailbox)
+            for stream in streams:
+                self._thread.call(stream.leave, self._front)
 
-
-def start_front_end(server: ServerSpec, max_queued_requests: int) -> tuple[LoopThread, FrontEnd]:
-    """Starts the processes and the thread that talks to them.
-
-    Raises:
-        PdrtError: what could not be started, and why; nothing is left running then.
-    """
-
-    async def start() -> FrontEnd:
-        front = FrontEnd(server, max_queued_requests)
-        try:
-            await front.start()
-        except BaseException as error:
-            front.stop(EngineDead(f"the engine did not start: {error}"))
-            raise
-        return front
-
-    thread = LoopThread("pdrt engine")
-    try:
-        return thread, thread.run(start()).result()
-    except BaseException:
-        thread.stop(lambda: None)
-        raise
+    def _read(self, stream: RequestStream) -> None:
+        """Takes what has come for a request, and ends what a stop string has ended."""
+        if stream.read():
+            self._thread.call(stream.leave_ended, self._front)
 
 
 def _stop(owner: int, thread: LoopThread, front: FrontEnd) -> None:

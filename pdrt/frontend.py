@@ -26,9 +26,9 @@ from pdrt.messages import (
     WorkerDown,
     WorkerUp,
 )
-from pdrt.records import Sink
 from pdrt.request import Request
 from pdrt.router import Router
+from pdrt.updates import Sink
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from pdrt.errors import InvalidRequest
@@ -31,6 +31,19 @@ def as_pairs(prompts: Prompts, params: ParamsForEach) -> list[tuple[Prompt, Samp
             "sampling_params",
         )
     return [(prompt, SamplingParams.of(one)) for prompt, one in zip(many, params, strict=True)]
+
+
+def bad_word_ids(words: Sequence[str], encode: Callable[[str, bool], list[int]]) -> list[list[int]]:
+    """Token ids of each word as it is written, and with a blank before it.
+
+    A word that the model spells with other tokens, or as a part of longer ones, is not found.
+
+    Args:
+        encode: text and whether to add special tokens -> token ids.
+    """
+    texts = (text for word in words for text in (word, " " + word.lstrip()))
+    spellings = {tuple(encode(text, False)) for text in texts}
+    return sorted(map(list, spellings - {()}))
 
 
 def as_conversations(

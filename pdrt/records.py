@@ -1,50 +1,20 @@
-"""What the router knows of each request and of each worker, and what it tells about them."""
+"""What the router knows of each request and of each worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 
-from pdrt._C import FinishReason, Times
-from pdrt.errors import EngineDead, PdrtError
+from pdrt.errors import EngineDead
 from pdrt.messages import Message, Role
 from pdrt.request import Request
 from pdrt.sampling_params import slot_params
+from pdrt.updates import Sink
 
 PRIORITY_BIAS = 1 << 15
 MAX_ARRIVALS = 1 << 47
-
-REASONS: dict[FinishReason, str | None] = {
-    FinishReason.NONE: None,
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-    FinishReason.ERROR: None,  # told as an error
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """News of one request: tokens since the last update, and how it ended, if it did."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str | None = None
-    error: PdrtError | None = None
-    times: Times | None = None
-    num_cached_tokens: int = 0
-
-    @property
-    def is_last(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
-
-
-class Sink(Protocol):
-    """Where a request's updates go. Called in the router's thread; exactly one update is last."""
-
-    def __call__(self, update: Update) -> None: ...
 
 
 @dataclass(slots=True)
@@ -84,13 +54,6 @@ class Record:
 
     def __lt__(self, other: Record) -> bool:
         return self.rank < other.rank
-
-
-def request_error(reason: FinishReason) -> PdrtError | None:
-    """The error behind a finish reason of the ledger, None where there is none."""
-    if reason is not FinishReason.ERROR:
-        return None
-    return PdrtError("this request failed in a worker; the server's log says why")
 
 
 def too_many_deaths(record: Record) -> EngineDead:

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import MAX_BAD_WORD_TOKENS, SamplingParams, check
 
@@ -165,11 +167,16 @@ def validate(
 
 
 def sequences(request: Request) -> list[Request]:
-    """The `n` sequences of a request: itself, and followers with seeds of their own."""
+    """The `n` sequences of a request: itself, and followers with seeds of their own.
+
+    The prompt is scored once, by the first.
+    """
+    params = structs.replace(request.params, prompt_logprobs=None)
     followers = (
         replace(
             request,
             request_id=f"{request.request_id}/{i}",
+            params=params,
             seed=derived_seed(request.seed, i),
             leader=request.request_id,
         )

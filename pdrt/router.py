@@ -12,7 +12,6 @@ knows no socket and no clock.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -20,8 +19,10 @@ import numpy as np
 from pdrt._C import FinishReason, Ledger, Phase, Word
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.messages import Admit, Look, Message, Offer, Report, Role
-from pdrt.records import REASONS, Record, Sink, Update, Worker, request_error, too_many_deaths
+from pdrt.records import Record, Worker, too_many_deaths
 from pdrt.request import Request
+from pdrt.updates import Sink, Update, read_update
+from pdrt.waiting import WaitingQueue
 
 MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
 
@@ -36,7 +37,7 @@ class Router:
         self._workers: dict[int, Worker] = {}  # by instance
         self._requests: dict[str, Record] = {}  # not ended
         self._slots: dict[int, Record] = {}  # not EMPTY, as far as we know
-        self._waiting: list[Record] = []  # heap: no slot yet
+        self._waiting = WaitingQueue()
         self._num_arrived = 0
 
     @property
@@ -76,19 +77,31 @@ class Router:
         record = Record(request, self._num_arrived, sink)
         self._num_arrived += 1
         self._requests[request.request_id] = record
-        heapq.heappush(self._waiting, record)
+        leader = self._requests.get(request.leader or "")
+        if leader and leader.num_emitted == 0:
+            self._waiting.keep_back(record, leader)
+        else:
+            self._waiting.push(record)
         self._claim_slots()
 
     def abort(self, request_id: str, sink: Sink | None = None) -> bool:
-        """Ends a request at its client's wish; False when it has ended already.
+        """Ends a request, and all that follow it, at its client's wish; False if there is none.
 
-        With a sink, only the request of that sink is meant: its id may be another's by now.
+        With a sink, only the request of that sink is meant: its id may be another's by now, and
+        those that follow it go on.
         """
-        record = self._requests.get(request_id)
-        if record is None or sink not in (None, record.sink):
-            return False
-        self._end(record, Update(finish_reason="abort"))
-        return True
+        records = [
+            record
+            for record in list(self._requests.values())
+            if sink is None and request_id == record.request.leader
+        ]
+        own = self._requests.get(request_id)
+        if own and sink in (None, own.sink):
+            records.append(own)
+        for record in records:
+            self._end(record, Update(finish_reason="abort"))
+        self._claim_slots()
+        return bool(records)
 
     def fail_all(self, error: PdrtError) -> None:
         """The engine is dead: one last update for everybody."""
@@ -133,15 +146,19 @@ class Router:
     # -- one slot ---------------------------------------------------------------------------------
 
     def _claim_slots(self) -> None:
-        while self._waiting:
-            record = self._waiting[0]
-            prompt = np.asarray(record.request.prompt_token_ids, dtype=np.int32)
+        while record := self._waiting.oldest():
+            request = record.request
             claimed = self._ledger.claim(
-                record.number, record.rank, prompt, record.request.max_tokens, record.slot_params
+                record.number,
+                record.rank,
+                np.asarray(request.prompt_token_ids, dtype=np.int32),
+                request.max_tokens,
+                record.slot_params,
+                reuse=request.params.prompt_logprobs is None,
             )
             if claimed is None:
                 return
-            heapq.heappop(self._waiting)
+            self._waiting.pop()
             record.slot = claimed[0]
             self._slots[record.slot] = record
             self._tell(record, self._ledger.word(record.slot))
@@ -164,22 +181,14 @@ class Router:
             self._tell(record, word)
 
     def _emit(self, record: Record, word: Word) -> None:
-        info = self._ledger.info(record.slot)
-        start, end = record.num_emitted, info.num_output_tokens
-        finish_reason = info.finish_reason if word.phase is Phase.FINISHED else FinishReason.NONE
-        if start == end and finish_reason is FinishReason.NONE:
+        info, start = self._ledger.info(record.slot), record.num_emitted
+        reason = info.finish_reason if word.phase is Phase.FINISHED else FinishReason.NONE
+        if info.num_output_tokens == start and reason is FinishReason.NONE:
             return
-        record.num_emitted = end
+        update = read_update(self._ledger, record.slot, record.request.params, start, reason)
+        record.num_emitted += len(update.token_ids)
         record.fruitless_deaths = 0
-        prompt = info.num_prompt_tokens
-        update = Update(
-            self._ledger.tokens(record.slot, prompt + start, prompt + end).tolist(),
-            self._ledger.logprobs(record.slot, start, end).tolist(),
-            REASONS[finish_reason],
-            request_error(finish_reason),
-            self._ledger.times(record.slot),
-            info.num_cached_tokens,
-        )
+        self._waiting.let_in(record)
         if update.is_last:
             self._finish(record, update)
         else:
@@ -224,7 +233,6 @@ class Router:
         self._finish(record, update)
         if record.slot < 0:
             self._waiting.remove(record)
-            heapq.heapify(self._waiting)
         else:
             self._look(record)
 
@@ -232,6 +240,7 @@ class Router:
         """The one place where a request gets its last update."""
         record.ended = True
         del self._requests[record.request.request_id]
+        self._waiting.let_in(record)
         record.sink(update)
 
     def _forget(self, record: Record) -> None:

@@ -144,6 +144,10 @@ def check(params: SamplingParams, vocab_size: int) -> None:
         value = getattr(params, name)
         if value is not None and not least <= value <= most:
             raise _refused(name, value, f"give {least:g} to {most:g}")
+    for name in ("logprobs", "prompt_logprobs"):
+        value = getattr(params, name)
+        if value is not None and not 0 <= value <= min(MAX_LOGPROBS, vocab_size):
+            raise _refused(name, value, f"give 0 to {min(MAX_LOGPROBS, vocab_size)}")
     p = params
     _require(0.0 < p.top_p <= 1.0, "top_p", p.top_p, "give more than 0 and at most 1")
     _require(
@@ -177,8 +181,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
     "seed": (0, MAX_SEED),
-    "logprobs": (0, MAX_LOGPROBS),
-    "prompt_logprobs": (0, MAX_LOGPROBS),
     "priority": (-1000, 1000),
 }
 

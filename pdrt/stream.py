@@ -1,4 +1,4 @@
-"""From a request's updates to what its reader sees: text, stop strings, metrics.
+"""From a request's updates to what its reader sees: text, stop strings, log-probabilities, times.
 
     router thread --Update--> Mailbox --drain--> RequestStream --RequestOutput--> reader
 
@@ -11,109 +11,190 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
-from pdrt.records import Update
-from pdrt.request import CompletionOutput, Logprob, Request, RequestMetrics, RequestOutput
+from pdrt.request import (
+    CompletionOutput,
+    Request,
+    RequestMetrics,
+    RequestOutput,
+    sequences,
+)
 from pdrt.tokenizer import TextStream, Tokenizer
+from pdrt.updates import Sink, Update, measure, token_logprobs
+
+
+class Front(Protocol):
+    """Where requests are submitted; only in its own thread."""
+
+    def submit(self, request: Request, sink: Sink) -> None: ...
+
+    def abort(self, request_id: str, sink: Sink | None = None) -> bool: ...
 
 
 class Mailbox:
-    """Updates of one request on their way to its reader. `wake` is called after each."""
+    """Updates of a request's sequences on their way to its reader; `wake` is called after each."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], object], num_sequences: int) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._updates: list[Update] = []
+        self._updates: list[tuple[int, Update]] = []
+        self.sinks: list[Sink] = [partial(self._put, i) for i in range(num_sequences)]
 
-    def __call__(self, update: Update) -> None:
+    def _put(self, index: int, update: Update) -> None:
         with self._lock:
-            self._updates.append(update)
+            self._updates.append((index, update))
         self._wake()
 
-    def drain(self) -> list[Update]:
+    def drain(self) -> list[tuple[int, Update]]:
         with self._lock:
             updates, self._updates = self._updates, []
         return updates
 
 
+class SequenceStream:
+    """Builds the cumulative output of one sequence.
+
+    Attributes:
+        left: it ended here, by a stop string; the workers are still to be told.
+    """
+
+    def __init__(self, request: Request, index: int, tokenizer: Tokenizer) -> None:
+        params = request.params
+        self._params = params
+        self._text = TextStream(
+            tokenizer, params.stop, request.prompt_token_ids, min_tokens=params.min_tokens
+        )
+        self.left = False
+        self.output = CompletionOutput(
+            index, "", [], logprobs=None if params.logprobs is None else []
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.output.finish_reason is not None
+
+    def feed(self, update: Update) -> None:
+        """Takes an update. What comes after a stop string was found is dropped."""
+        scored = None if update.scores is None else token_logprobs(update.token_ids, update.scores)
+        for token, logprob in zip(update.token_ids, update.logprobs, strict=True):
+            self._push(token, logprob)
+            if self.output.logprobs is not None and scored is not None:
+                self.output.logprobs.append(next(scored))
+            if self._text.stopped is not None:
+                self._finish("stop")
+                self.left = not update.is_last
+                return
+        if update.finish_reason is not None:
+            self.output.text += self._text.finish()
+            self._finish(update.finish_reason if self._text.stopped is None else "stop")
+
+    def snapshot(self) -> CompletionOutput:
+        """The output so far; later updates do not change it."""
+        logprobs = self.output.logprobs
+        return replace(
+            self.output,
+            token_ids=list(self.output.token_ids),
+            logprobs=None if logprobs is None else list(logprobs),
+        )
+
+    def _push(self, token: int, logprob: float) -> None:
+        self.output.token_ids.append(token)
+        self.output.cumulative_logprob += logprob
+        if token in self._params.stop_token_ids:  # none is sampled before min_tokens
+            self.output.stop_reason = token
+        else:
+            self.output.text += self._text.push(token)
+
+    def _finish(self, reason: str) -> None:
+        self.output.finish_reason = reason
+        if self._text.stopped is not None:
+            self.output.stop_reason = self._text.stopped
+
+
 class RequestStream:
     """Builds the cumulative output of one request. Lives in its reader's thread."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, arrival_time: float) -> None:
-        self._request = request
-        self._text = TextStream(tokenizer, request.params.stop, request.prompt_token_ids)
-        self._arrival_time = arrival_time
-        wants_logprobs = request.params.logprobs is not None
-        self._output = CompletionOutput(0, "", [], logprobs=[] if wants_logprobs else None)
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        arrival_time: float,
+        wake: Callable[[], object],
+    ) -> None:
+        self._requests = sequences(request)
+        self._sequences = [
+            SequenceStream(each, i, tokenizer) for i, each in enumerate(self._requests)
+        ]
+        self._mailbox = Mailbox(wake, len(self._requests))
         self._result = RequestOutput(
             request_id=request.request_id,
             prompt=request.prompt,
             prompt_token_ids=list(request.prompt_token_ids),
-            outputs=[self._output],
+            outputs=[],
             finished=False,
             metrics=RequestMetrics(arrival_time),
         )
 
     @property
     def request_id(self) -> str:
-        return self._request.request_id
+        return self._result.request_id
 
     @property
     def finished(self) -> bool:
         return self._result.finished
 
-    def feed(self, update: Update) -> None:
-        """Takes an update. What comes after the end (a stop string was found) is dropped.
+    def submit(self, front: Front) -> None:
+        """Raises what `front` raises; sequences that were taken before go on until `leave`."""
+        for request, sink in zip(self._requests, self._mailbox.sinks, strict=True):
+            front.submit(request, sink)
+
+    def leave(self, front: Front) -> None:
+        """Aborts what still runs; nothing, where all has ended or was refused."""
+        for request, sink in zip(self._requests, self._mailbox.sinks, strict=True):
+            front.abort(request.request_id, sink)
+
+    def read(self) -> bool:
+        """Takes what has come. True where a sequence ended here: `leave_ended` is to be called.
 
         Raises:
-            PdrtError: the one that ended the request.
+            PdrtError: the one that ended a sequence, and with it the request.
         """
-        if self._result.finished:
-            return
-        for i, token in enumerate(update.token_ids):
-            self._output.token_ids.append(token)
-            if self._output.logprobs is not None:
-                self._output.logprobs.append({token: Logprob(update.logprobs[i])})
-            self._output.text += self._text.push(token)
-            if self._text.stopped is not None:
-                self._finish("stop", self._text.stopped)
-                break
-        self._measure(update)
-        if update.error is not None:
-            raise update.error
-        if update.finish_reason is not None and not self._result.finished:
-            self._output.text += self._text.finish()
-            stopped = self._text.stopped
-            self._finish("stop" if stopped is not None else update.finish_reason, stopped)
+        for index, update in self._mailbox.drain():
+            sequence = self._sequences[index]
+            if not sequence.finished:
+                sequence.feed(update)
+            if index == 0:
+                self._measure(update)
+            if update.error is not None:
+                raise update.error
+        self._result.finished = all(sequence.finished for sequence in self._sequences)
+        return any(sequence.left for sequence in self._sequences)
+
+    def leave_ended(self, front: Front) -> None:
+        """Aborts the sequences that ended here by a stop string."""
+        for i, sequence in enumerate(self._sequences):
+            if sequence.left:
+                front.abort(self._requests[i].request_id, self._mailbox.sinks[i])
+                sequence.left = False
 
     def snapshot(self) -> RequestOutput:
         """The output so far; later updates do not change it."""
-        logprobs = self._output.logprobs
-        output = replace(
-            self._output,
-            token_ids=list(self._output.token_ids),
-            logprobs=None if logprobs is None else list(logprobs),
+        return replace(
+            self._result,
+            outputs=[sequence.snapshot() for sequence in self._sequences],
+            metrics=replace(self._result.metrics),
         )
-        return replace(self._result, outputs=[output], metrics=replace(self._result.metrics))
-
-    def _finish(self, reason: str, stop_reason: str | None) -> None:
-        self._output.finish_reason = reason
-        self._output.stop_reason = stop_reason
-        self._result.finished = True
 
     def _measure(self, update: Update) -> None:
-        """Times of the slot's first passing of each point; CLOCK_MONOTONIC, as arrival_time."""
-        if update.times is None:
-            return
-        t, metrics = update.times, self._result.metrics
-        self._result.num_cached_tokens = update.num_cached_tokens
-
-        def between(start: float, end: float) -> float | None:
-            return max(0.0, end - start) if start and end else None
-
-        metrics.queue_time = between(self._arrival_time, t.admitted)
-        metrics.prefill_time = between(t.admitted, t.sealed or t.finished)
-        metrics.handoff_time = between(t.sealed, t.taken)
-        metrics.decode_time = between(t.taken, t.finished)
-        metrics.first_token_time = t.sealed or t.finished or None
-        metrics.finished_time = t.finished or None
+        """What an update of the first sequence says of the request as a whole."""
+        if update.times is not None:
+            self._result.num_cached_tokens = update.num_cached_tokens
+            measure(update.times, self._result.metrics)
+        if update.prompt_scores is not None:
+            prompt = self._result.prompt_token_ids
+            self._result.prompt_logprobs = [
+                None,
+                *token_logprobs(prompt[1:], update.prompt_scores),
+            ]

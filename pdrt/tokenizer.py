@@ -78,17 +78,23 @@ class TextStream:
     Args:
         stop: strings at whose first appearance the text ends, without them.
         prompt_token_ids: what the tokens follow; gives no text.
+        min_tokens: stop strings are looked for from this token on, in what it and later ones add.
 
     Attributes:
         stopped: the stop string that was found; nothing may be pushed after it.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt_token_ids: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        prompt_token_ids: Sequence[int] = (),
+        min_tokens: int = 0,
     ) -> None:
         self.stopped: str | None = None
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._num_unstoppable = min_tokens  # tokens to come before one may end the text
         self._ids = list(prompt_token_ids[-CONTEXT:])
         self._num_given = len(_complete(self._tokenizer.decode(self._ids)))
         self._held = ""  # given by the decoder, may begin a stop string
@@ -97,6 +103,7 @@ class TextStream:
         """Takes one token; returns the text that is certain now, often none."""
         assert self.stopped is None, "a token after the end"
         self._ids.append(token_id)
+        self._num_unstoppable -= 1
         text = self._tokenizer.decode(self._ids)
         complete = _complete(text)
         new = complete[self._num_given :]
@@ -114,6 +121,8 @@ class TextStream:
         return rest if self.stopped is not None else rest + self._held
 
     def _until_stop(self, new: str) -> str:
+        if self._num_unstoppable > 0:
+            return new
         text = self._held + new
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from pdrt._C import Holder, Ledger, Outcome
 from pdrt.messages import Message, Report, Role
-from pdrt.records import Update
-from pdrt.request import Request
+from pdrt.request import Request, TokenLogprobs
 from pdrt.router import Router
 from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.held import slots_held_by
 from pdrt.sched.prefill import PrefillScheduler
+from pdrt.updates import Update, token_logprobs
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.prefill_worker import PrefillPhase
 from pdrt.worker.worker import Phase, Runner, Worker
@@ -30,6 +30,8 @@ class Client:
         self.request = request
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.scores: list[TokenLogprobs] = []
+        self.prompt_scores: list[TokenLogprobs] = []
         self.num_cached_tokens = 0
         self.last: Update | None = None
 
@@ -37,6 +39,11 @@ class Client:
         assert self.last is None, "an update after the last one"
         self.tokens += update.token_ids
         self.logprobs += update.logprobs
+        if update.scores:
+            self.scores += token_logprobs(update.token_ids, update.scores)
+        if update.prompt_scores:
+            prompt = self.request.prompt_token_ids
+            self.prompt_scores += token_logprobs(prompt[1:], update.prompt_scores)
         self.num_cached_tokens = update.num_cached_tokens
         if update.is_last:
             self.last = update

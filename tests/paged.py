@@ -68,7 +68,7 @@ class PagedModel:
             page_table=torch.from_numpy(table),
             cu_seqlens_q=torch.from_numpy(ends),
             seq_lens=torch.tensor([r.num_tokens for r, _ in parts], dtype=torch.int32),
-            sampled=torch.arange(int(ends[-1])),
+            wanted=torch.arange(int(ends[-1])),
         )
         return self.decoder.logits(self.decoder.forward(batch, self.pool, self._layer_done))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pdrt._C import Ledger
 from pdrt.messages import Role
 from pdrt.request import Request, SamplingParams
-from pdrt.sched.plan import Plan, Sampled
+from pdrt.sched.plan import Plan, Result, Sampled
 from tests.in_process import Client, Incarnation, InProcessServer
 
 VOCABULARY = 5
@@ -61,8 +61,8 @@ class ToyRunner:
         self._kv = kv  # (page, offset) -> value
         self.rows_until_death: int | None = None
 
-    def run(self, plan: Plan) -> list[Sampled | None]:
-        return [self._row(row.slot, row.start, row.end, row.samples) for row in plan.rows]
+    def run(self, plan: Plan) -> list[Result]:
+        return [Result(self._row(row.slot, row.start, row.end, row.samples)) for row in plan.rows]
 
     def _row(self, slot: int, start: int, end: int, samples: bool) -> Sampled | None:
         size = self._ledger.page_size

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import pdrt
+from pdrt.background import start_front_end
 from pdrt.config import settings_of
-from pdrt.engine import start_front_end
 from pdrt.errors import EngineDead, ModelError
 from pdrt.startup import make_plan
 from tests.processes import children, eventually, is_running, shared_memory_files, unix_sockets

@@ -31,7 +31,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("pdrt.kv", "pdrt.sched"),
     ("pdrt.model", "pdrt.runner"),
     ("pdrt.worker",),
-    ("pdrt.records", "pdrt.router", "pdrt.stream"),
+    ("pdrt.updates", "pdrt.records", "pdrt.waiting", "pdrt.router", "pdrt.stream"),
     ("pdrt.engine", "pdrt.frontend", "pdrt.background", "pdrt.startup", "pdrt.stats"),
     ("pdrt.serve", "pdrt.bench"),
 ]

@@ -36,7 +36,7 @@ def test_a_request_goes_from_prefill_to_decode_without_moving_a_page(make_ledger
     assert decode.boundary(decode.launch(), [row]) == [True]
     assert decode.finish(slot) == Outcome.DONE
     assert ledger.tokens(slot, 4, 8).tolist() == [11, 12, 13, 14]
-    assert ledger.logprobs(slot, 0, 2).tolist() == [-0.25, -0.5]
+    assert ledger.logprobs(slot, 6, 8).tolist() == [-0.25, -0.5]
     times = ledger.times(slot)
     points = [times.queued, times.admitted, times.sealed, times.taken, times.finished]
     in_order = [started, *points, time.monotonic()]
@@ -173,7 +173,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path) -> None:
         (PROMPT[:0], 4, b"", "the prompt is empty"),
         (PROMPT, 0, b"", "max_tokens is 0"),
         (PROMPT, 11, b"", "make 17, more than max_model_len 16"),
-        (PROMPT, 4, b"x" * 4097, "params has 4097 bytes; at most 4096 fit"),
+        (PROMPT, 4, b"x" * 8193, "params has 8193 bytes; at most 8192 fit"),
         (PROMPT.reshape(2, 3), 4, b"", "prompt has 2 dimensions"),
     ],
 )
@@ -194,8 +194,8 @@ def test_numbers_out_of_range_are_refused(make_ledger) -> None:
         ledger.word(4)
     with pytest.raises(ValueError, match="start 0 and end 7 are not a range of 6 tokens"):
         ledger.tokens(slot, 0, 7)
-    with pytest.raises(ValueError, match="range of 0 output tokens"):
-        ledger.logprobs(slot, 0, 1)
+    with pytest.raises(ValueError, match="range of 6 tokens"):
+        ledger.logprobs(slot, 6, 7)
     with pytest.raises(ValueError, match="worker is 256"):
         ledger.progress(256)
     for instance in (_C.NOBODY, _C.KEEPER, 255, 1 << 24):

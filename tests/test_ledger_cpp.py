@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     "holder.cpp",
     "holder_boundary.cpp",
+    "holder_scores.cpp",
     "ledger.cpp",
     "ledger_audit.cpp",
     "ledger_derived.cpp",

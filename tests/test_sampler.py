@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pdrt.runner.logits import Context
 from pdrt.runner.philox import philox, uniform
-from pdrt.runner.sampler import sample
+from pdrt.runner.sampler import sample as sample_in_context
 from pdrt.sampling_params import SlotParams
+from pdrt.sched.plan import Sampled
 
 VOCAB_SIZE = 50
+
+
+def sample(
+    logits: NDArray[np.float32], params: Sequence[SlotParams], positions: Sequence[int]
+) -> list[Sampled]:
+    """With parameters that read no tokens."""
+    return sample_in_context(logits, list(map(Context, params, positions)))
 
 
 def params(

@@ -153,6 +153,24 @@ def test_text_that_only_looked_like_a_stop_string_is_given_late(bytes_only: Toke
     assert out.finish() == "<end"
 
 
+@pytest.mark.parametrize(
+    ("min_tokens", "expected"),
+    [(0, ""), (1, ""), (2, "abx"), (3, "abx"), (4, "abx"), (5, "abxabx"), (9, "abxabx")],
+)
+def test_no_stop_string_ends_a_text_before_its_min_tokens(
+    bytes_only: Tokenizer, min_tokens: int, expected: str
+) -> None:
+    out, given = TextStream(bytes_only, ["ab"], min_tokens=min_tokens), []
+    for token in bytes_only.encode("abxabx"):
+        given.append(out.push(token))
+        if out.stopped is not None:
+            break
+    given.append(out.finish())
+    assert "".join(given) == expected
+    assert (out.stopped is None) == (expected == "abxabx")
+    assert all(given[:-1][: max(0, min_tokens - 1)])  # what cannot stop is not held back
+
+
 def test_stop_strings_match_a_plain_search(bytes_only: Tokenizer) -> None:
     letters = random.Random(11)
     for _ in range(300):

@@ -18,7 +18,7 @@ class Batch:
         page_table: [num_rows, max_pages] int32; logical page -> page_id, 0 past a row's end.
         cu_seqlens_q: [num_rows + 1] int32; row i has the tokens from [i] to [i + 1].
         seq_lens: [num_rows] int32; KV length of each row after this step.
-        sampled: [num_sampled] int64; index of the last token of each row that samples.
+        wanted: [num_wanted] int64; indices of the tokens whose logits are asked for.
     """
 
     input_ids: Tensor
@@ -27,4 +27,4 @@ class Batch:
     page_table: Tensor
     cu_seqlens_q: Tensor
     seq_lens: Tensor
-    sampled: Tensor
+    wanted: Tensor

@@ -78,7 +78,7 @@ class Decoder:
             on_layer: called after each layer; says that the step goes on.
 
         Returns:
-            [num_sampled, hidden_size], normed, for `logits`.
+            [num_wanted, hidden_size], normed, for `logits`.
         """
         residual = F.embedding(batch.input_ids, self._weights["embedding.weight"])
         update: Tensor | None = None
@@ -92,8 +92,8 @@ class Decoder:
                 update += self._mlp(weights, x)
             on_layer()
         assert update is not None
-        last = batch.sampled
-        return self._norm(self._weights, "final_norm", residual[last], update[last])
+        wanted = batch.wanted
+        return self._norm(self._weights, "final_norm", residual[wanted], update[wanted])
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -15,8 +16,12 @@ from pdrt.sched.plan import Plan
 Ints = NDArray[np.int32]
 
 
-def make_batch(plan: Plan, ledger: Ledger) -> Batch:
-    """The batch of a plan with at least one row, whose slots this worker holds."""
+def make_batch(plan: Plan, ledger: Ledger, num_wanted: Sequence[int]) -> Batch:
+    """The batch of a plan with at least one row, whose slots this worker holds.
+
+    Args:
+        num_wanted: of each row, how many of its last tokens are to have logits.
+    """
     rows = plan.rows
     page_table = ledger.page_table([row.slot for row in rows])
     positions = [np.arange(row.start, row.end, dtype=np.int32) for row in rows]
@@ -31,9 +36,10 @@ def make_batch(plan: Plan, ledger: Ledger) -> Batch:
         page_table=torch.from_numpy(page_table),
         cu_seqlens_q=torch.tensor([0, *ends], dtype=torch.int32),
         seq_lens=torch.tensor([row.end for row in rows], dtype=torch.int32),
-        sampled=torch.tensor(
-            [end - 1 for end, row in zip(ends, rows, strict=True) if row.samples],
-            dtype=torch.int64,
+        wanted=torch.from_numpy(
+            np.concatenate(
+                [np.arange(end - n, end) for end, n in zip(ends, num_wanted, strict=True)]
+            )
         ),
     )
 

@@ -26,7 +26,7 @@ class Held:
     generation: int
     rank: int
     max_tokens: int
-    ignore_eos: bool
+    params: SlotParams
 
 
 class HeldSlots:
@@ -52,7 +52,7 @@ class HeldSlots:
         """After the ledger gave us the slot."""
         info = self._ledger.info(slot)
         params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
-        held = Held(slot, generation, info.rank, info.max_tokens, params.ignore_eos)
+        held = Held(slot, generation, info.rank, info.max_tokens, params)
         self._slots[slot] = held
         return held
 
@@ -90,7 +90,9 @@ class HeldSlots:
         """
         if math.isnan(sampled.logprob):
             return FinishReason.ERROR
-        if sampled.token in eos and not held.ignore_eos:
+        if sampled.token in held.params.stop_token_ids:
+            return FinishReason.STOP
+        if sampled.token in eos and not held.params.ignore_eos:
             return FinishReason.STOP
         is_last = self._ledger.info(held.slot).num_output_tokens + 1 >= held.max_tokens
         return FinishReason.LENGTH if is_last else FinishReason.NONE

@@ -1,4 +1,4 @@
-"""What a worker's next step is to run: a value that the schedulers make and the runner reads.
+"""What a worker's next step is to run, and what comes of it: values between schedulers and runner.
 
 A request's tokens are prompt + output, `num_tokens` in all:
 
@@ -11,6 +11,9 @@ A row that reaches `num_tokens` samples the next token from the logits of its la
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,27 @@ class Sampled:
 
     token: int
     logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model thought of tokens that follow each other, for a request that asks.
+
+    Attributes:
+        start: position of the first.
+        logprobs: [n] float32, of these tokens.
+        top_ids, top_logprobs: [n, num_top] int32 and float32, the likeliest tokens in their place.
+    """
+
+    start: int
+    logprobs: NDArray[np.float32]
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a row gave: nothing, where it is a part of a prompt whose tokens nobody scores."""
+
+    sampled: Sampled | None = None
+    scores: tuple[Scores, ...] = ()

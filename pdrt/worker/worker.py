@@ -16,13 +16,13 @@ from typing import Protocol
 from pdrt._C import FinishReason, Holder
 from pdrt.messages import Message, Report
 from pdrt.sched.held import HeldSlots
-from pdrt.sched.plan import Plan, Row, Sampled
+from pdrt.sched.plan import Plan, Result, Row, Sampled
 
 
 class Runner(Protocol):
-    """Computes a plan: one result for each row, None where it does not sample."""
+    """Computes a plan: one result for each row."""
 
-    def run(self, plan: Plan) -> Sequence[Sampled | None]: ...
+    def run(self, plan: Plan) -> Sequence[Result]: ...
 
 
 class Scheduler(Protocol):
@@ -71,7 +71,7 @@ class Worker:
         self._schedulers = [phase.scheduler for phase in phases]
         self._budget = max_num_batched_tokens
         self._eos = frozenset(eos_token_ids)
-        self._unread: tuple[int, Plan, Sequence[Sampled | None]] | None = None
+        self._unread: tuple[int, Plan, Sequence[Result]] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -116,7 +116,7 @@ class Worker:
         if self._unread is None:
             return Report(())
         step, plan, results = self._unread
-        rows = [self._result(row, sampled) for row, sampled in zip(plan.rows, results, strict=True)]
+        rows = [self._write(row, result) for row, result in zip(plan.rows, results, strict=True)]
         counted = self._holder.boundary(step, rows)
         if counted is None:
             return Report(())
@@ -126,10 +126,21 @@ class Worker:
     def _has_ended(self, slot: int) -> bool:
         return any(each.held.has_ended(slot) for each in self._schedulers)
 
-    def _result(
-        self, row: Row, sampled: Sampled | None
-    ) -> tuple[int, int, int, int, float, FinishReason]:
-        """A row as the ledger takes it: token -1 where there is none."""
+    def _write(self, row: Row, result: Result) -> tuple[int, int, int, int, float, FinishReason]:
+        """Writes a row's scores; what is left is the row as the ledger takes it.
+
+        Its token is -1 where there is none.
+        """
+        for each in result.scores:
+            self._holder.score(
+                row.slot,
+                row.generation,
+                each.start,
+                each.logprobs,
+                each.top_ids,
+                each.top_logprobs,
+            )
+        sampled = result.sampled
         if sampled is None:
             return row.slot, row.generation, row.end, -1, 0.0, FinishReason.NONE
         reason = self._finish_reason(row.slot, sampled)

@@ -1,0 +1,58 @@
+"""What the model thought of tokens: their log-probabilities, and the likeliest beside them.
+
+Of the model's own distribution, before any sampling parameter. Natural logarithms, float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdrt.sched.plan import Scores
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+def score(logits: Floats, tokens: Ints, start: int, num_top: int) -> Scores:
+    """Scores of the tokens at positions start, start + 1, ...
+
+    Args:
+        logits: [n, vocab_size] float32, each row those of the position before the token.
+        tokens: [n] int32.
+        num_top: how many of the likeliest to name, at most the vocabulary.
+    """
+    values = log_softmax(logits)
+    top = np.array([top_ids(row, num_top) for row in logits], np.int32)
+    top = top.reshape(len(logits), num_top)
+    return Scores(
+        start,
+        values[np.arange(len(tokens)), tokens],
+        top,
+        np.take_along_axis(values, top.astype(np.intp), axis=1),
+    )
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """x - log(sum(exp(x))) over the last dimension."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def top_ids(values: Floats, count: int) -> NDArray[np.intp]:
+    """Ids of the largest values of one row, largest first; of equals the lowest id first."""
+    ids = largest(values, count)
+    return ids[np.argsort(-values[ids], kind="stable")]
+
+
+def largest(values: Floats, count: int) -> NDArray[np.intp]:
+    """Ids of the largest values of one row, ascending; of equals at the border the lowest ids."""
+    if count >= len(values):
+        return np.arange(len(values))
+    if count < 1:
+        return np.empty(0, np.intp)
+    border = np.partition(values, -count)[-count]
+    above = np.flatnonzero(values > border)
+    equal = np.flatnonzero(values == border)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
