@@ -255,3 +255,46 @@ def test_growth_ends_with_max_tokens(make_ledger) -> None:
     assert holder.admit(slot, generation) == Outcome.DONE
     with pytest.raises(ValueError, match="grow to 10 tokens; its prompt and max_tokens end at 9"):
         holder.grow(slot, 10)
+
+
+def scores(count: int, num_top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids = np.arange(count * num_top, dtype=np.int32).reshape(count, num_top)
+    return np.arange(count, dtype=np.float32), ids, -ids.astype(np.float32)
+
+
+def test_scores_lie_beside_the_tokens_by_position(make_ledger) -> None:
+    ledger = make_ledger()
+    holder = ledger.holder(PREFILL)
+    slot, generation = ledger.claim(1, 1, PROMPT, 4, b"")
+    assert not holder.score(slot, generation, 1, *scores(2, 3)), "it is not held yet"
+    assert holder.admit(slot, generation) == Outcome.DONE
+    assert holder.score(slot, generation, 1, *scores(5, 3))
+    assert holder.score(slot, generation, 6, *scores(1, 2))
+    assert not holder.score(slot, generation + 1, 1, *scores(1, 1))
+    assert ledger.logprobs(slot, 1, 6).tolist() == [0, 1, 2, 3, 4]
+    ids, logprobs = ledger.top_logprobs(slot, 2, 4, 3)
+    assert ids.tolist() == [[3, 4, 5], [6, 7, 8]] and (logprobs == -ids).all()
+    row = (slot, generation, 6, 13, -0.25, FinishReason.NONE)
+    assert holder.boundary(holder.launch(), [row]) == [True]
+    assert ledger.top_logprobs(slot, 6, 7, 2)[0].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "num_top", "message"),
+    [
+        (0, 1, 1, r"scores for \[0, 1\) are none of theirs"),
+        (5, 3, 1, r"scores for \[5, 8\) are none of theirs"),
+        (1, 1, 21, "scores have 21 rivals a token; at most 20 fit"),
+    ],
+)
+def test_scores_that_fit_no_token_are_refused(
+    make_ledger, start: int, count: int, num_top: int, message: str
+) -> None:
+    ledger = make_ledger()
+    holder = ledger.holder(PREFILL)
+    slot, generation = ledger.claim(1, 1, PROMPT, 4, b"")
+    assert holder.admit(slot, generation) == Outcome.DONE
+    with pytest.raises(ValueError, match=message):
+        holder.score(slot, generation, start, *scores(count, num_top))
+    with pytest.raises(ValueError, match="start 5 and end 7 are not a range of 6 tokens"):
+        ledger.top_logprobs(slot, 5, 7, 1)

@@ -179,3 +179,19 @@ def test_the_digest_is_siphash_2_4_with_128_bits() -> None:
     }
     for length, digest in known.items():
         assert _C_failpoints.siphash128(key, bytes(range(length))).hex() == digest
+
+
+def test_a_request_that_asks_for_it_is_computed_in_full_until_it_has_output(make_ledger) -> None:
+    ledger = make_ledger()
+    run(ledger, [1, 2, 3, 4, 5])
+    queried = ledger.counters().prefix_queried_tokens
+    slot, generation = ledger.claim(2, 2, np.array([1, 2, 3, 4, 5], np.int32), 4, b"", reuse=False)
+    first, second = (ledger.holder(2 << 8 | i) for i in range(2))
+    assert first.admit(slot, generation) is Outcome.DONE
+    assert ledger.info(slot).num_cached_tokens == 0
+    assert ledger.counters().prefix_queried_tokens == queried
+    row = (slot, generation, 5, 9, 0.0, FinishReason.NONE)
+    assert first.boundary(first.launch(), [row]) == [True]
+    assert ledger.reap(first.instance) is Outcome.DONE
+    assert second.admit(slot, ledger.word(slot).generation) is Outcome.DONE
+    assert ledger.info(slot).num_cached_tokens == 4

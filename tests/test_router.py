@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from pdrt._C import Ledger, Phase
 from pdrt.errors import EngineDead, InvalidRequest, Overloaded
 from pdrt.messages import Admit, Look, Message
-from pdrt.request import Request, SamplingParams
+from pdrt.request import Request, sequences
 from pdrt.router import MAX_FRUITLESS_DEATHS, Router
+from pdrt.sampling_params import SamplingParams
 from tests.in_process import Client
 
 PREFILL = 1 << 8
@@ -170,3 +172,28 @@ def test_when_the_engine_dies_everybody_is_told_once(bench: Bench) -> None:
     for slot in (0, 1):
         bench.ledger.mark_abort(slot, bench.ledger.word(slot).generation)
     bench.ledger.sweep()
+
+
+def test_followers_wait_for_their_leaders_first_token(bench: Bench) -> None:
+    leader, *followers = sequences(
+        replace(request("many"), params=SamplingParams(n=3, temperature=0.0))
+    )
+    clients = bench.submit(leader, *followers)
+    bench.router.tick()
+    assert len(bench.sent) == 1 and bench.router.num_requests == 3
+    assert bench.router.num_waiting == 3
+    bench.router.abort("many", clients[0])
+    assert clients[0].last is not None and clients[1].last is None
+    bench.ledger.sweep()
+    bench.router.tick()
+    assert {frame.slot for frame in bench.sent if isinstance(frame, Admit)} == {0, 1}
+
+
+def test_abort_by_name_takes_the_followers_along(bench: Bench) -> None:
+    asked = sequences(replace(request("many"), params=SamplingParams(n=3)))
+    clients = bench.submit(*asked, request("other"))
+    assert bench.router.abort("many")
+    assert [c.last is not None for c in clients] == [True, True, True, False]
+    bench.ledger.sweep()
+    bench.router.tick()
+    assert bench.router.num_requests == 1

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pdrt._C import Ledger
 from pdrt.runner.logits import Context
 from pdrt.runner.philox import uniform
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
-from pdrt.sampling_params import SlotParams
+from pdrt.sampling_params import (
+    MAX_BAD_WORD_TOKENS,
+    MAX_LOGIT_BIAS,
+    MAX_SEED,
+    MAX_STOP_TOKEN_IDS,
+    SlotParams,
+)
 from tests.plain_sampling import plain_sample
 
 VOCAB_SIZE = 24
@@ -79,3 +87,27 @@ def test_scores_are_the_log_softmax_and_its_largest(seed: int, num_top: int, tie
         order = sorted(range(VOCAB_SIZE), key=lambda token: (-logits[row, token], token))
         assert ids == order[:num_top]
         np.testing.assert_allclose(scores.top_logprobs[row], exact[row, ids], atol=1e-5)
+
+
+def test_the_largest_parameters_fit_into_a_slot() -> None:
+    largest = 2**31 - 1
+    params = SlotParams(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=largest,
+        seed=MAX_SEED,
+        ignore_eos=True,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+        logit_bias={largest - i: 0.1 for i in range(MAX_LOGIT_BIAS)},
+        min_tokens=largest,
+        stop_token_ids=(largest,) * MAX_STOP_TOKEN_IDS,
+        bad_words=((largest,),) * MAX_BAD_WORD_TOKENS,
+        logprobs=20,
+        prompt_logprobs=20,
+    )
+    ledger = Ledger.create(num_pages=1, page_size=16, num_slots=1, max_model_len=16, sealed_bound=1)
+    encoded = msgspec.msgpack.encode(params)
+    assert ledger.claim(1, 1, np.array([1], np.int32), 1, encoded) is not None
