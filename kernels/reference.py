@@ -17,12 +17,14 @@ def paged_attention(
     cu_seqlens_q: Tensor,  # [num_rows + 1] int32
     seq_lens: Tensor,  # [num_rows] int32
     scale: float,
+    window: int = 0,
     out: Tensor | None = None,  # [num_tokens, num_heads, head_dim]
 ) -> Tensor:
-    """Causal attention of each row's new tokens over all KV of that row.
+    """Causal attention of each row's new tokens over the KV of that row.
 
     A row with q new tokens and seq_len KV in all has its token i at position seq_len - q + i; it
-    sees the positions up to its own. Query head h reads KV head h // (num_heads / num_kv_heads).
+    sees the last `window` positions up to its own (Jiang et al. 2023), or with window 0 all of
+    them. Query head h reads KV head h // (num_heads / num_kv_heads).
     """
     result = torch.empty_like(query) if out is None else out
     page_size = kv_layer.shape[3]
@@ -31,18 +33,23 @@ def paged_attention(
         new = slice(bounds[row], bounds[row + 1])
         pages = page_table[row, : -(-seq_len // page_size)].long()
         # [pages, 2, kv_heads, page_size, head_dim] -> [2, kv_heads, seq_len, head_dim]
-        key, value = kv_layer[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :seq_len]
-        result[new] = _attend(query[new], key, value, scale)
+        kv = kv_layer[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :seq_len]
+        own = seq_len - (new.stop - new.start)  # the first new token's position
+        key, value = kv[:, :, max(0, own - window + 1) if window else 0 :]
+        result[new] = _attend(query[new], key, value, scale, window)
     return result
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
     """query [q, heads, head_dim], key and value [kv_heads, seq_len, head_dim] -> as query."""
     group = query.shape[1] // key.shape[0]
     key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
     scores = query.transpose(0, 1) @ key.transpose(1, 2) * scale  # [heads, q, seq_len]
     q_len, seq_len = scores.shape[1:]
-    seen = torch.ones(q_len, seq_len, dtype=torch.bool).tril(seq_len - q_len)
+    own = seq_len - q_len  # the first new token's place among the keys
+    seen = torch.ones(q_len, seq_len, dtype=torch.bool).tril(own)
+    if window:
+        seen = seen.triu(own - window + 1)
     weights: Tensor = scores.masked_fill(~seen, float("-inf")).softmax(-1)
     return torch.matmul(weights, value).transpose(0, 1)
 
@@ -55,16 +62,23 @@ def rope_kv_write(
     cos_sin: Tensor,  # [max_len, rotary_dim]: cos of each pair's angle | sin of it
     num_heads: int,
     num_kv_heads: int,
+    q_norm: Tensor | None = None,  # [head_dim]
+    k_norm: Tensor | None = None,  # [head_dim]
+    norm_eps: float = 0.0,
 ) -> Tensor:
     """Rotates q and k by their positions, writes k and v to their pages; returns q, a view of qkv.
 
     Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2; those from rotary_dim
-    on stay as they are.
+    on are not rotated. With q_norm and k_norm, each head of q and k is first RMS-normed over
+    head_dim and multiplied with that weight.
     """
     num_tokens, page_size, head_dim = qkv.shape[0], kv_layer.shape[3], kv_layer.shape[4]
     heads = qkv.view(num_tokens, num_heads + 2 * num_kv_heads, head_dim)
     query, keys_and_values = heads[:, :num_heads], heads[:, num_heads:]
     key, value = keys_and_values.chunk(2, dim=1)
+    if q_norm is not None and k_norm is not None:
+        query.copy_(rms_norm(query, q_norm, norm_eps))
+        key = rms_norm(key, k_norm, norm_eps)
     cos, sin = cos_sin[positions.long()].unsqueeze(1).to(qkv.dtype).chunk(2, dim=-1)
     query.copy_(_rotate(query, cos, sin))
     written = slot_mapping >= 0
@@ -82,13 +96,19 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension.
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    weight_offset: float = 0.0,
+) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * (weight_offset + weight), over the last dimension.
 
     With a residual, residual += x first, in place, and the norm is that of the sum.
     """
     x = x if residual is None else residual.add_(x)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (weight_offset + weight)
 
 
 def layer_norm(
@@ -112,3 +132,14 @@ def silu_and_mul(x: Tensor) -> Tensor:
 def gelu_tanh(x: Tensor) -> Tensor:
     """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))."""
     return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def gelu_tanh_and_mul(x: Tensor) -> Tensor:
+    """gelu_tanh(gate) * up, for x = gate | up: [n, 2 * i] -> [n, i]."""
+    gate, up = x.chunk(2, dim=-1)
+    return gelu_tanh(gate) * up
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x * Phi(x) = x / 2 * (1 + erf(x / sqrt(2))), with 1 + erf(u) as erfc(-u): exact for u < 0."""
+    return x / 2 * torch.erfc(-x / 2**0.5)

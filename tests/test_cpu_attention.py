@@ -191,7 +191,7 @@ def test_the_result_goes_where_it_is_asked_to() -> None:
         case.cu_seqlens_q,
         case.seq_lens,
         case.scale,
-        out,
+        out=out,
     )
     assert result is out
     assert same_bits(out, case.run(paged_attention))
