@@ -19,6 +19,7 @@ struct Attention {
   int64_t page_stride;   // page to page
   int64_t value_offset;  // K to V of the same page
   int64_t head_stride;   // KV head to KV head
+  int64_t window;        // positions that a token sees, its own included; 0: all up to its own
   float scale;
   bool is_bfloat16;
 

@@ -35,11 +35,13 @@ class AttentionFew {
 
   void run() {
     load();
-    const int64_t end = view_.limit(count_ - 1);
-    for (start_ = 0; start_ < end; start_ += kBlock) {
+    const int64_t first = view_.first(0), end = view_.limit(count_ - 1);
+    for (start_ = first / kBlock * kBlock; start_ < end; start_ += kBlock) {
       num_keys_ = static_cast<int>(std::min<int64_t>(kBlock, end - start_));
-      for (int i = 0; i < kQueries; ++i)
-        seen_[i] = static_cast<int>(std::clamp<int64_t>(limit_[i] - start_, 0, num_keys_));
+      for (int i = 0; i < kQueries; ++i) {
+        from_[i] = static_cast<int>(std::clamp<int64_t>(first_[i] - start_, 0, num_keys_));
+        to_[i] = static_cast<int>(std::clamp<int64_t>(limit_[i] - start_, from_[i], num_keys_));
+      }
       scores();
       for (int i = 0; i < kQueries; ++i) softmax(i);
       values();
@@ -52,6 +54,7 @@ class AttentionFew {
   void load() {
     for (int i = 0; i < kQueries; ++i) {
       const int source = std::min(i, count_ - 1);
+      first_[i] = view_.first(source);
       limit_[i] = view_.limit(source);
       for (int d = 0; d < padded_; d += kLanes) {
         const int count = std::min(kLanes, head_dim_ - d);
@@ -65,25 +68,28 @@ class AttentionFew {
 
   // weight_[i][j] = scale * query i . key j
   void scores() {
-    for (int run = 0; run < num_keys_; run += kRun) {
+    for (int run = first_run(); run < num_keys_; run += kRun) {
       const T* keys = view_.keys(start_ + run);
-      const int count = std::min(kRun, num_keys_ - run);
+      const int first = std::max(from_[0] - run, 0), count = std::min(kRun, num_keys_ - run);
       F acc[kQueries] = {};
-      for (int d = 0; d < head_dim_; d += kLanes) multiply(keys + d, count, d, acc);
+      for (int d = 0; d < head_dim_; d += kLanes) multiply(keys + d, first, count, d, acc);
       for (int i = 0; i < kQueries; ++i) V::store(weight_[i] + run, acc[i] * V::set(scale_));
     }
   }
 
-  // Adds the products of up to 16 dimensions, beginning with d, for up to 16 keys.
-  void multiply(const T* keys, int count, int d, F (&acc)[kQueries]) const {
+  // Adds the products of up to 16 dimensions, beginning with d, for the keys [first, count) of a
+  // run.
+  void multiply(const T* keys, int first, int count, int d, F (&acc)[kQueries]) const {
     const int width = std::min(kLanes, head_dim_ - d);
     F columns[kLanes];
-    if (count == kRun && width == kLanes) {
+    if (count - first == kRun && width == kLanes) {
 #pragma GCC unroll 16
       for (int j = 0; j < kRun; ++j) columns[j] = V::load(keys + j * head_dim_);
     } else {
-      for (int j = 0; j < kRun; ++j)
-        columns[j] = j < count ? V::load_first(keys + j * head_dim_, width) : V::set(0.0f);
+      for (int j = 0; j < kRun; ++j) {
+        const bool read = first <= j && j < count;
+        columns[j] = read ? V::load_first(keys + j * head_dim_, width) : V::set(0.0f);
+      }
     }
     transpose16(columns);
 #pragma GCC unroll 16
@@ -97,12 +103,14 @@ class AttentionFew {
   // weight_[i] from scores to exp(score - max); updates max_, total_ and correction_.
   void softmax(int i) {
     correction_[i] = 1.0f;
-    if (seen_[i] == 0) return;
+    if (from_[i] == to_[i]) return;
     const F hidden = V::set(-std::numeric_limits<float>::infinity());
     F score[kBlock / kLanes], max = V::set(max_[i]);
     for (int v = 0; v < kBlock / kLanes; ++v) {
-      const int seen = std::clamp(seen_[i] - v * kLanes, 0, kLanes);
-      score[v] = V::select(V::first(seen), V::load(weight_[i] + v * kLanes), hidden);
+      const int from = std::clamp(from_[i] - v * kLanes, 0, kLanes);
+      const int to = std::clamp(to_[i] - v * kLanes, 0, kLanes);
+      const V::Mask seen = V::first(to) & ~V::first(from);
+      score[v] = V::select(seen, V::load(weight_[i] + v * kLanes), hidden);
       max = V::max(max, score[v]);
     }
     max = V::set(_mm512_reduce_max_ps(max));
@@ -110,7 +118,7 @@ class AttentionFew {
     for (int v = 0; v < kBlock / kLanes; ++v)
       V::store(weight_[i] + v * kLanes, exp<V>(score[v] - max));
     float total = total_[i] * correction;
-    for (int j = 0; j < seen_[i]; ++j) total += weight_[i][j];
+    for (int j = from_[i]; j < to_[i]; ++j) total += weight_[i][j];
     correction_[i] = correction;
     total_[i] = total;
     max_[i] = _mm512_cvtss_f32(max);
@@ -119,7 +127,8 @@ class AttentionFew {
   // sum_ = sum_ * correction_ + weights . values
   void values() {
     const T* runs[kBlock / kRun];
-    for (int run = 0; run < num_keys_; run += kRun) runs[run / kRun] = view_.values(start_ + run);
+    for (int run = first_run(); run < num_keys_; run += kRun)
+      runs[run / kRun] = view_.values(start_ + run);
     constexpr int kVectors = kQueries > 4 ? 2 : 4;
     int d = 0;
     for (; d + kVectors * kLanes <= head_dim_; d += kVectors * kLanes) value<kVectors>(runs, d);
@@ -138,18 +147,22 @@ class AttentionFew {
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes) * V::set(correction_[i]);
-    const int seen_by_all = seen_[0];
-    for (int j = 0; j < seen_by_all; ++j) {
+    const auto add = [&](int i, int from, int to) {
+      for (int j = from; j < to; ++j)
+        for (int v = 0; v < kVectors; ++v)
+          acc[i][v] = V::fma(V::set(weight_[i][j]), load(j, v), acc[i][v]);
+    };
+    // What all queries see lies from the last one's first key to the first one's last.
+    const int all_from = from_[kQueries - 1], all_to = std::max(all_from, to_[0]);
+    for (int i = 0; i < kQueries - 1; ++i) add(i, from_[i], std::min(all_from, to_[i]));
+    for (int j = all_from; j < all_to; ++j) {
       F value[kVectors];
       for (int v = 0; v < kVectors; ++v) value[v] = load(j, v);
       for (int i = 0; i < kQueries; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = V::fma(V::set(weight_[i][j]), value[v], acc[i][v]);
     }
-    for (int i = 1; i < kQueries; ++i)
-      for (int j = seen_by_all; j < seen_[i]; ++j)
-        for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma(V::set(weight_[i][j]), load(j, v), acc[i][v]);
+    for (int i = 1; i < kQueries; ++i) add(i, all_to, to_[i]);
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum_ + i * padded_ + d + v * kLanes, acc[i][v]);
   }
@@ -162,6 +175,9 @@ class AttentionFew {
       }
   }
 
+  // The run of the first key that is read: the first query's.
+  int first_run() const { return from_[0] / kRun * kRun; }
+
   const TileView<T> view_;
   const int count_, head_dim_;
   const int padded_;  // head_dim, up to whole vectors
@@ -169,8 +185,8 @@ class AttentionFew {
   float* const query_;  // [kQueries][padded_]
   float* const sum_;    // [kQueries][padded_]
   alignas(64) float weight_[kQueries][kBlock];
-  int64_t limit_[kQueries];
-  int seen_[kQueries];  // keys of this block that each query sees; the first sees the fewest
+  int64_t first_[kQueries], limit_[kQueries];  // query i sees the positions [first, limit)
+  int from_[kQueries], to_[kQueries];          // and the keys [from, to) of this block
   float max_[kQueries], total_[kQueries], correction_[kQueries];
   int64_t start_ = 0;  // the block's first position
   int num_keys_ = 0;

@@ -12,9 +12,16 @@
 //     out_d = o_d / l
 //
 // and a position that a lane may not see changes none of its bits: its p is exactly 0, its product
-// is not added, and a block without any leaves m, l and o alone (a correction of 1 is exact). So a
-// query's result depends on neither its neighbours nor the tile. attention_few.h gives the same
-// bits with the work laid out for few queries.
+// is not added, and a block without any leaves m, l and o alone (a correction of 1 is exact; so
+// that this holds also before the first one seen, m begins as the least float, not as -infinity).
+// So a query's result depends on neither its neighbours nor the tile. attention_few.h gives the
+// same bits with the work laid out for few queries.
+//
+// Positions before the first one that any lane sees, as with a window, are neither read nor
+// computed. Of those that are, lanes differ at both ends of what the tile sees:
+//
+//     skip_       all_from()        all_to()       num_keys_        in one block
+//       |  some see  |  all lanes see  |  some see  |
 #pragma once
 
 #include <algorithm>
@@ -46,8 +53,9 @@ class AttentionTile {
 
   void run() {
     load();
-    const int64_t end = view_.limit(count_ - 1);
-    for (start_ = 0; start_ < end; start_ += kBlock) {
+    const int64_t first = view_.first(0), end = view_.limit(count_ - 1);
+    for (start_ = first / kBlock * kBlock; start_ < end; start_ += kBlock) {
+      skip_ = static_cast<int>(std::max<int64_t>(first - start_, 0));
       num_keys_ = static_cast<int>(std::min<int64_t>(kBlock, end - start_));
       scores();
       softmax();
@@ -63,21 +71,22 @@ class AttentionTile {
       const T* query = i < count_ ? view_.query(i) : nullptr;
       for (int64_t d = 0; d < head_dim_; ++d)
         query_[d * kWidth + i] = query ? to_float(query[d]) : 0.0f;
+      first_[i] = static_cast<int32_t>(view_.first(std::min(i, count_ - 1)));
       limit_[i] = static_cast<int32_t>(view_.limit(std::min(i, count_ - 1)));
     }
     for (int64_t i = 0; i < kWidth * head_dim_; ++i) sum_[i] = 0.0f;
     for (int v = 0; v < kVectors; ++v) {
-      max_[v] = V::set(-std::numeric_limits<float>::infinity());
+      max_[v] = V::set(std::numeric_limits<float>::lowest());
       total_[v] = V::set(0.0f);
     }
   }
 
   // weight_[j] = scale * query . key j
   void scores() {
-    for (int run = 0; run < num_keys_; run += kRun) {
+    for (int run = first_run(); run < num_keys_; run += kRun) {
       const int count = std::min(kRun, num_keys_ - run);
-      const float* keys = widen(view_.keys(start_ + run), count, widened_);
-      int j = 0;
+      int j = std::max(skip_ - run, 0);
+      const float* keys = widen(view_.keys(start_ + run), j, count, widened_);
       for (; j + kChunk <= count; j += kChunk)
         score<kChunk>(keys + j * head_dim_, weight_ + (run + j) * kWidth);
       for (; j < count; ++j) score<1>(keys + j * head_dim_, weight_ + (run + j) * kWidth);
@@ -106,11 +115,11 @@ class AttentionTile {
     mask();
     for (int v = 0; v < kVectors; ++v) {
       F max = max_[v];
-      for (int j = 0; j < num_keys_; ++j) max = V::max(max, weight(j, v));
+      for (int j = skip_; j < num_keys_; ++j) max = V::max(max, weight(j, v));
       correction_[v] = exp<V>(max_[v] - max);
       max_[v] = max;
       F total = total_[v] * correction_[v];
-      for (int j = 0; j < num_keys_; ++j) {
+      for (int j = skip_; j < num_keys_; ++j) {
         const F p = exp<V>(weight(j, v) - max);
         total = total + p;
         V::store(weight_ + j * kWidth + v * kLanes, p);
@@ -120,8 +129,12 @@ class AttentionTile {
   }
 
   void mask() {
+    mask(skip_, all_from());
+    mask(all_to(), num_keys_);
+  }
+  void mask(int from, int to) {
     const F hidden = V::set(-std::numeric_limits<float>::infinity());
-    for (int j = seen_by_all(); j < num_keys_; ++j)
+    for (int j = from; j < to; ++j)
       for (int v = 0; v < kVectors; ++v)
         V::store(weight_ + j * kWidth + v * kLanes, V::select(sees(j, v), weight(j, v), hidden));
   }
@@ -129,10 +142,11 @@ class AttentionTile {
   // sum_ = sum_ * correction_ + weights . values
   void values() {
     const float* runs[kBlock / kRun];
-    for (int run = 0; run < num_keys_; run += kRun) {
+    for (int run = first_run(); run < num_keys_; run += kRun) {
       float* buffer = widened_ + run * head_dim_;
       const int count = std::min(kRun, num_keys_ - run);
-      runs[run / kRun] = widen(view_.values(start_ + run), count, buffer);
+      const int first = std::max(skip_ - run, 0);
+      runs[run / kRun] = widen(view_.values(start_ + run), first, count, buffer);
     }
     int64_t d = 0;
     for (; d + kChunk <= head_dim_; d += kChunk) value<kChunk>(runs, d);
@@ -148,17 +162,19 @@ class AttentionTile {
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum + i * kWidth + v * kLanes) * correction_[v];
     const auto row = [&](int j) { return runs[j / kRun] + j % kRun * head_dim_ + d; };
-    const int seen = seen_by_all();
-    for (int j = 0; j < seen; ++j) {
+    const auto add_where_seen = [&](int from, int to) {
+      for (int j = from; j < to; ++j)
+        for (int i = 0; i < kDims; ++i)
+          for (int v = 0; v < kVectors; ++v)
+            acc[i][v] = V::fma_where(sees(j, v), weight(j, v), V::set(row(j)[i]), acc[i][v]);
+    };
+    const int from = all_from(), to = all_to();
+    add_where_seen(skip_, from);
+    for (int j = from; j < to; ++j)
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = V::fma(weight(j, v), V::set(row(j)[i]), acc[i][v]);
-    }
-    for (int j = seen; j < num_keys_; ++j) {
-      for (int i = 0; i < kDims; ++i)
-        for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma_where(sees(j, v), weight(j, v), V::set(row(j)[i]), acc[i][v]);
-    }
+    add_where_seen(to, num_keys_);
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum + i * kWidth + v * kLanes, acc[i][v]);
   }
@@ -177,19 +193,29 @@ class AttentionTile {
 
   F weight(int j, int v) const { return V::load(weight_ + j * kWidth + v * kLanes); }
 
-  // Keys of this block that all queries see: the first query's.
-  int seen_by_all() const {
-    return static_cast<int>(std::clamp<int64_t>(limit_[0] - start_, 0, num_keys_));
+  // The run of the first key that is read.
+  int first_run() const { return skip_ / kRun * kRun; }
+
+  // Keys of this block that all queries see: those from the last query's first to the first query's
+  // limit. Where there are none, both are the former.
+  int all_from() const {
+    return static_cast<int>(std::clamp<int64_t>(first_[kWidth - 1] - start_, skip_, num_keys_));
+  }
+  int all_to() const {
+    return static_cast<int>(std::clamp<int64_t>(limit_[0] - start_, all_from(), num_keys_));
   }
   typename V::Mask sees(int j, int v) const {
-    return V::greater(V::load_ints(limit_ + v * kLanes), static_cast<int32_t>(start_ + j));
+    const auto position = static_cast<int32_t>(start_ + j);
+    return V::greater(V::load_ints(limit_ + v * kLanes), position) &
+           ~V::greater(V::load_ints(first_ + v * kLanes), position);
   }
 
-  // count rows of head_dim as floats: where they are, or widened into buffer.
-  const float* widen(const float* rows, int, float*) const { return rows; }
-  const float* widen(const bfloat16* rows, int count, float* buffer) const {
+  // Rows [first, count) of head_dim as floats: where they are, or widened to their place in buffer.
+  // Returns row 0's place.
+  const float* widen(const float* rows, int, int, float*) const { return rows; }
+  const float* widen(const bfloat16* rows, int first, int count, float* buffer) const {
     const int64_t size = count * head_dim_;
-    int64_t i = 0;
+    int64_t i = first * head_dim_;
     for (; i + kLanes <= size; i += kLanes) V::store(buffer + i, V::load(rows + i));
     if (i < size) V::store_first(buffer + i, V::load_first(rows + i, size - i), size - i);
     return buffer;
@@ -199,14 +225,15 @@ class AttentionTile {
   const int count_;
   const int64_t head_dim_;
   const float scale_;
-  float* const query_;    // [head_dim][kWidth]
-  float* const sum_;      // [head_dim][kWidth]
-  float* const weight_;   // [kBlock][kWidth]
-  float* const widened_;  // [kBlock][head_dim]
-  int32_t limit_[kWidth];
+  float* const query_;                     // [head_dim][kWidth]
+  float* const sum_;                       // [head_dim][kWidth]
+  float* const weight_;                    // [kBlock][kWidth]
+  float* const widened_;                   // [kBlock][head_dim]
+  int32_t first_[kWidth], limit_[kWidth];  // query i sees the positions [first, limit)
   F max_[kVectors], total_[kVectors], correction_[kVectors];
   int64_t start_ = 0;  // the block's first position
-  int num_keys_ = 0;
+  int skip_ = 0;       // keys of the block before the first one that is read
+  int num_keys_ = 0;   // keys of the block, the skipped ones included
 };
 
 }  // namespace pdrt

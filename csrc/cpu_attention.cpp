@@ -33,7 +33,15 @@ void check(const Attention& a) {
   PDRT_CHECK(a.cu_seqlens_q[0] == 0, "cu_seqlens_q begins with ", a.cu_seqlens_q[0], ", not 0");
   PDRT_CHECK(a.cu_seqlens_q[a.num_rows] == a.num_tokens, "cu_seqlens_q ends with ",
              a.cu_seqlens_q[a.num_rows], ", but query has ", a.num_tokens, " tokens");
+  PDRT_CHECK(a.window >= 0, "window is ", a.window, "; give 0 for none, or the positions it spans");
   for (int64_t row = 0; row < a.num_rows; ++row) check_row(a, row);
+}
+
+// Positions that a tile of so many queries reads, at most.
+int64_t most_seen(const Attention& a, int64_t row, int64_t num_queries) {
+  const int64_t seq_len = a.seq_lens[row];
+  if (a.window == 0 || a.window >= seq_len) return seq_len;
+  return std::min(seq_len, a.window + num_queries / a.group());
 }
 
 struct Work {
@@ -48,7 +56,7 @@ std::vector<Work> tiles_of(const Attention& a, int64_t width) {
     const int64_t count = a.num_new(row) * a.group();
     for (int64_t first = 0; first < count; first += width) {
       const int64_t taken = std::min(width, count - first);
-      const int64_t cost = 2 * taken * a.seq_lens[row] * a.head_dim;
+      const int64_t cost = 2 * taken * most_seen(a, row, taken) * a.head_dim;
       for (int64_t head = 0; head < a.num_kv_heads; ++head)
         work.push_back({{row, head, first, taken}, cost});
     }

@@ -54,8 +54,16 @@ void cpu_silu_and_mul(const Activation& activation, bool is_bfloat16) {
   run_rows(table(is_bfloat16).silu_and_mul, activation, activation.num_rows, activation.size);
 }
 
+void cpu_gelu(const Activation& activation, bool is_bfloat16) {
+  run_rows(table(is_bfloat16).gelu, activation, activation.num_rows, activation.size);
+}
+
 void cpu_gelu_tanh(const Activation& activation, bool is_bfloat16) {
   run_rows(table(is_bfloat16).gelu_tanh, activation, activation.num_rows, activation.size);
+}
+
+void cpu_gelu_tanh_and_mul(const Activation& activation, bool is_bfloat16) {
+  run_rows(table(is_bfloat16).gelu_tanh_and_mul, activation, activation.num_rows, activation.size);
 }
 
 void cpu_rope_kv_write(const Rope& rope, bool is_bfloat16) {

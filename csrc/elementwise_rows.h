@@ -19,11 +19,12 @@ class ElementwiseRows {
   static void rms_norm(const Norm& norm, int64_t row) {
     const T* x = summed(norm, row);
     const int64_t size = norm.size;
-    const float squares = sum(size, [&](auto at) { return at.load(x) * at.load(x); });
-    const F factor = V::set(1.0f / std::sqrt(squares / static_cast<float>(size) + norm.eps));
+    const F factor = inverse_rms(x, size, norm.eps);
+    // -0 is what changes no number when added, a weight of -0 included.
+    const F offset = V::set(norm.weight_offset == 0.0f ? -0.0f : norm.weight_offset);
     const T* weight = static_cast<const T*>(norm.weight);
     T* out = static_cast<T*>(norm.out) + row * size;
-    each(size, [&](auto at) { at.store(out, at.load(x) * factor * at.load(weight)); });
+    each(size, [&](auto at) { at.store(out, at.load(x) * factor * (at.load(weight) + offset)); });
   }
 
   static void layer_norm(const Norm& norm, int64_t row) {
@@ -45,44 +46,32 @@ class ElementwiseRows {
   }
 
   static void silu_and_mul(const Activation& activation, int64_t row) {
-    const int64_t size = activation.size;
-    const T* gate = static_cast<const T*>(activation.x) + row * 2 * size;
-    const T* up = gate + size;
-    T* out = static_cast<T*>(activation.out) + row * size;
-    each(size, [&](auto at) {
-      const F g = at.load(gate);
-      at.store(out, times_sigmoid(g, g) * at.load(up));
-    });
+    gated<silu>(activation, row);
   }
-
+  static void gelu_tanh_and_mul(const Activation& activation, int64_t row) {
+    gated<gelu_tanh>(activation, row);
+  }
   static void gelu_tanh(const Activation& activation, int64_t row) {
-    const T* x = static_cast<const T*>(activation.x) + row * activation.size;
-    T* out = static_cast<T*>(activation.out) + row * activation.size;
-    // (1 + tanh u) / 2 is the sigmoid of 2u; 2 sqrt(2 / pi) = 1.5957691
-    each(activation.size, [&](auto at) {
-      const F value = at.load(x);
-      const F cubic = V::fma(V::set(0.044715f) * value * value, value, value);
-      at.store(out, times_sigmoid(value, V::set(1.5957691216f) * cubic));
-    });
+    activated<gelu_tanh>(activation, row);
   }
+  static void gelu(const Activation& activation, int64_t row) { activated<gelu>(activation, row); }
 
   static void rope(const Rope& rope, int64_t token) {
     T* heads = static_cast<T*>(rope.qkv) + token * rope.qkv_stride;
     const float* cos = rope.cos_sin + rope.positions[token] * rope.rotary_dim;
-    for (int64_t head = 0; head < rope.num_heads; ++head)
-      rotate(rope, cos, heads + head * rope.head_dim, heads + head * rope.head_dim);
+    for (int64_t head = 0; head < rope.num_heads; ++head) {
+      T* query = heads + head * rope.head_dim;
+      turn(rope, cos, rope.q_norm, query, query);
+    }
     const int64_t slot = rope.slot_mapping[token];
     if (slot < 0) return;
     const T* keys = heads + rope.num_heads * rope.head_dim;
     const T* values = keys + rope.num_kv_heads * rope.head_dim;
-    const size_t rest = (rope.head_dim - rope.rotary_dim) * sizeof(T);
     T* page = static_cast<T*>(rope.kv) + slot / rope.page_size * rope.page_stride +
               slot % rope.page_size * rope.head_dim;
     for (int64_t head = 0; head < rope.num_kv_heads; ++head) {
-      const T* key = keys + head * rope.head_dim;
       T* to = page + head * rope.head_stride;
-      rotate(rope, cos, key, to);
-      std::memcpy(to + rope.rotary_dim, key + rope.rotary_dim, rest);
+      turn(rope, cos, rope.k_norm, keys + head * rope.head_dim, to);
       std::memcpy(to + rope.value_offset, values + head * rope.head_dim, rope.head_dim * sizeof(T));
     }
   }
@@ -147,16 +136,67 @@ class ElementwiseRows {
     return residual;
   }
 
+  static F inverse_rms(const T* x, int64_t size, float eps) {
+    const float squares = sum(size, [&](auto at) { return at.load(x) * at.load(x); });
+    return V::set(1.0f / std::sqrt(squares / static_cast<float>(size) + eps));
+  }
+
+  template <F (*kFunction)(F)>
+  static void activated(const Activation& activation, int64_t row) {
+    const T* x = static_cast<const T*>(activation.x) + row * activation.size;
+    T* out = static_cast<T*>(activation.out) + row * activation.size;
+    each(activation.size, [&](auto at) { at.store(out, kFunction(at.load(x))); });
+  }
+  template <F (*kFunction)(F)>
+  static void gated(const Activation& activation, int64_t row) {
+    const int64_t size = activation.size;
+    const T* gate = static_cast<const T*>(activation.x) + row * 2 * size;
+    const T* up = gate + size;
+    T* out = static_cast<T*>(activation.out) + row * size;
+    each(size, [&](auto at) { at.store(out, kFunction(at.load(gate)) * at.load(up)); });
+  }
+
+  // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), which loses nothing for x < 0. Beyond 30 the last
+  // factor is 0; the bound keeps infinity out of the product. Where both are equal, max gives x:
+  // -0 stays -0.
+  static F gelu(F x) {
+    const F zero = V::set(0.0f), size = V::min(V::set(30.0f), V::max(zero - x, x));
+    return V::fma(zero - size, normal_tail<V>(size), V::max(zero, x));
+  }
+  // (1 + tanh u) / 2 is the sigmoid of 2u; 2 sqrt(2 / pi) = 1.5957691
+  static F gelu_tanh(F x) {
+    const F cubic = V::fma(V::set(0.044715f) * x * x, x, x);
+    return times_sigmoid(x, V::set(1.5957691216f) * cubic);
+  }
+  static F silu(F x) { return times_sigmoid(x, x); }
   // x / (1 + e^-y)
   static F times_sigmoid(F x, F y) { return x / (V::set(1.0f) + exp<V>(V::set(0.0f) - y)); }
 
-  // The first rotary_dim dimensions of a head, in pairs (i, i + rotary_dim / 2); `to` may be
-  // `from`.
-  static void rotate(const Rope& rope, const float* cos, const T* from, T* to) {
+  // A head, normed if there is a weight for it, and rotated; `to` may be `from`.
+  static void turn(const Rope& rope, const float* cos, const void* norm, const T* from, T* to) {
+    const int64_t rotary_dim = rope.rotary_dim, rest = rope.head_dim - rotary_dim;
+    if (norm == nullptr) {
+      rotate(rope, cos, to, [&](auto at, int64_t i) { return at.load(from + i); });
+      if (to != from) std::memcpy(to + rotary_dim, from + rotary_dim, rest * sizeof(T));
+      return;
+    }
+    const T* weight = static_cast<const T*>(norm);
+    const F factor = inverse_rms(from, rope.head_dim, rope.norm_eps);
+    const auto normed = [&](auto at, int64_t i) {
+      return at.load(from + i) * factor * at.load(weight + i);
+    };
+    rotate(rope, cos, to, normed);
+    each(rest, [&](auto at) { at.store(to + rotary_dim, normed(at, rotary_dim)); });
+  }
+
+  // The first rotary_dim dimensions of a head, in pairs (i, i + rotary_dim / 2). head(at, i) is
+  // what stands at that place of the head from dimension i on.
+  template <typename Head>
+  static void rotate(const Rope& rope, const float* cos, T* to, Head head) {
     const int64_t half = rope.rotary_dim / 2;
     each(half, [&](auto at) {
       const F c = at.load(cos), s = at.load(cos + half);
-      const F first = at.load(from), second = at.load(from + half);
+      const F first = head(at, 0), second = head(at, half);
       at.store(to, V::fma(first, c, V::set(0.0f) - second * s));
       at.store(to + half, V::fma(second, c, first * s));
     });
@@ -168,7 +208,9 @@ inline constexpr Elementwise kElementwise = {
     .rms_norm = ElementwiseRows<V, T>::rms_norm,
     .layer_norm = ElementwiseRows<V, T>::layer_norm,
     .silu_and_mul = ElementwiseRows<V, T>::silu_and_mul,
+    .gelu = ElementwiseRows<V, T>::gelu,
     .gelu_tanh = ElementwiseRows<V, T>::gelu_tanh,
+    .gelu_tanh_and_mul = ElementwiseRows<V, T>::gelu_tanh_and_mul,
     .rope = ElementwiseRows<V, T>::rope,
 };
 

@@ -1,5 +1,6 @@
 """The CPU backend: the operations of kernels/README.md on tensors, computed by pdrt._C.
 
+Here are the two that read and write pages; those that work row by row come from cpu_rows.py.
 Arguments are checked once, here, in a fixed order: device, dtype, shape, stride. Lengths and page
 ids are checked in C++. Everything below trusts them.
 """
@@ -10,7 +11,26 @@ import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_contiguous, check_float, check_rows, check_strides
+from pdrt.kernels.checks import check, check_contiguous, check_float, check_strides
+from pdrt.kernels.cpu_rows import (
+    gelu,
+    gelu_tanh,
+    gelu_tanh_and_mul,
+    layer_norm,
+    rms_norm,
+    silu_and_mul,
+)
+
+__all__ = [
+    "gelu",
+    "gelu_tanh",
+    "gelu_tanh_and_mul",
+    "layer_norm",
+    "paged_attention",
+    "rms_norm",
+    "rope_kv_write",
+    "silu_and_mul",
+]
 
 
 def paged_attention(
@@ -20,14 +40,18 @@ def paged_attention(
     cu_seqlens_q: Tensor,  # [num_rows + 1] int32
     seq_lens: Tensor,  # [num_rows] int32
     scale: float,
+    window: int = 0,
     out: Tensor | None = None,  # [num_tokens, num_heads, head_dim], contiguous
 ) -> Tensor:
-    """Causal attention of each row's new tokens over all KV of that row.
+    """Causal attention of each row's new tokens over the KV of that row.
 
     A row with q new tokens and seq_len KV in all has its token i at position seq_len - q + i; it
-    sees the positions up to its own. Query head h reads KV head h // (num_heads / num_kv_heads).
-    The bits of a token's result depend on that token and its KV alone: on neither the other rows,
-    the chunk, the page size, the order of pages nor the threads.
+    sees the last `window` positions up to its own (Jiang et al. 2023), or with window 0 all of
+    them. Query head h reads KV head h // (num_heads / num_kv_heads). Slots that no new token sees
+    are not read, but their pages are named in page_table all the same.
+
+    The bits of a token's result depend on that token and the KV that it sees alone: on neither the
+    other rows, the chunk, the page size, the order of pages nor the threads.
 
     Raises:
         ValueError: an argument does not fit; names it.
@@ -74,6 +98,7 @@ def paged_attention(
         page_stride=page_stride,
         value_offset=value_offset,
         head_stride=head_stride,
+        window=window,
         scale=scale,
         is_bfloat16=query.dtype is torch.bfloat16,
     )
@@ -88,11 +113,15 @@ def rope_kv_write(
     cos_sin: Tensor,  # [max_len, rotary_dim] float32: cos of each pair's angle | sin of it
     num_heads: int,
     num_kv_heads: int,
+    q_norm: Tensor | None = None,  # [head_dim], dtype of qkv
+    k_norm: Tensor | None = None,  # [head_dim], dtype of qkv
+    norm_eps: float = 0.0,
 ) -> Tensor:
     """Rotates q and k by their positions, writes k and v to their pages.
 
     Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2; those from rotary_dim
-    on stay as they are.
+    on are not rotated. With q_norm and k_norm, each head of q and k is first RMS-normed over
+    head_dim and multiplied with that weight; nothing is rounded between the norm and the rotation.
 
     Returns:
         q, rotated in place: [num_tokens, num_heads, head_dim], a view of qkv.
@@ -109,6 +138,9 @@ def rope_kv_write(
     check("slot_mapping", slot_mapping, torch.int32, (num_tokens,))
     check("positions", positions, torch.int32, (num_tokens,))
     check("cos_sin", cos_sin, torch.float32, (max_len, rotary_dim))
+    for name, norm in _head_norms(q_norm, k_norm).items():
+        check(name, norm, qkv.dtype, (head_dim,))
+        check_contiguous(name, norm)
     if rotary_dim > head_dim or rotary_dim % 2:
         raise ValueError(f"cos_sin has {rotary_dim=}; give an even one up to {head_dim=}")
     check_strides("qkv", qkv, (1,))
@@ -123,6 +155,9 @@ def rope_kv_write(
         slot_mapping=slot_mapping.data_ptr(),
         positions=positions.data_ptr(),
         cos_sin=cos_sin.data_ptr(),
+        q_norm=0 if q_norm is None else q_norm.data_ptr(),
+        k_norm=0 if k_norm is None else k_norm.data_ptr(),
+        norm_eps=norm_eps,
         num_tokens=num_tokens,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -140,108 +175,14 @@ def rope_kv_write(
     return qkv.view(num_tokens, num_packed, head_dim)[:, :num_heads]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension, in float32.
-
-    With a residual, residual += x first, in place, and the norm is that of the sum.
-
-    Args:
-        x, residual: [num_rows, size] float32 or bfloat16, contiguous.
-        weight: [size], dtype of x.
-
-    Raises:
-        ValueError: an argument does not fit; names it.
-    """
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    check("weight", weight, x.dtype, (size,))
-    check_contiguous("weight", weight)
-    out = torch.empty_like(x)
-    _C.cpu_rms_norm(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        residual=_residual_address(residual, x),
-        weight=weight.data_ptr(),
-        num_rows=num_rows,
-        size=size,
-        eps=eps,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
-    return out
-
-
-def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
-) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension, in float32.
-
-    With a residual, residual += x first, in place, and the norm is that of the sum.
-
-    Args:
-        x, residual: [num_rows, size] float32 or bfloat16, contiguous.
-        weight, bias: [size], dtype of x.
-
-    Raises:
-        ValueError: an argument does not fit; names it.
-    """
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        check(name, tensor, x.dtype, (size,))
-        check_contiguous(name, tensor)
-    out = torch.empty_like(x)
-    _C.cpu_layer_norm(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        residual=_residual_address(residual, x),
-        weight=weight.data_ptr(),
-        bias=bias.data_ptr(),
-        num_rows=num_rows,
-        size=size,
-        eps=eps,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
-    return out
-
-
-def silu_and_mul(x: Tensor) -> Tensor:
-    """silu(gate) * up, for x = gate | up: [num_rows, 2 * size] -> [num_rows, size], contiguous.
-
-    Raises:
-        ValueError: x does not fit.
-    """
-    num_rows, width = x.shape
-    check_rows("x", x, (num_rows, width))
-    if width % 2:
-        raise ValueError(f"x has {width} columns; gate and up need an even number")
-    out = torch.empty(num_rows, width // 2, dtype=x.dtype)
-    _C.cpu_silu_and_mul(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        num_rows=num_rows,
-        size=width // 2,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
-    return out
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), x [num_rows, size], contiguous.
-
-    Raises:
-        ValueError: x does not fit.
-    """
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    out = torch.empty_like(x)
-    _C.cpu_gelu_tanh(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        num_rows=num_rows,
-        size=size,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
-    return out
+def _head_norms(q_norm: Tensor | None, k_norm: Tensor | None) -> dict[str, Tensor]:
+    """Those given, by name: both or neither."""
+    norms = {"q_norm": q_norm, "k_norm": k_norm}
+    given = {name: norm for name, norm in norms.items() if norm is not None}
+    if len(given) == 1:
+        (name,) = given
+        raise ValueError(f"{name} is given alone; give q_norm and k_norm, or neither")
+    return given
 
 
 def _residual_address(residual: Tensor | None, x: Tensor) -> int:

@@ -253,6 +253,7 @@ def cpu_paged_attention(
     page_stride: int,
     value_offset: int,
     head_stride: int,
+    window: int,  # 0 for none
     scale: float,
     is_bfloat16: bool,
 ) -> None: ...
@@ -263,6 +264,9 @@ def cpu_rope_kv_write(
     slot_mapping: int,
     positions: int,
     cos_sin: int,
+    q_norm: int,  # 0 for none, as k_norm
+    k_norm: int,
+    norm_eps: float,
     num_tokens: int,
     num_heads: int,
     num_kv_heads: int,
@@ -286,6 +290,7 @@ def cpu_rms_norm(
     num_rows: int,
     size: int,
     eps: float,
+    weight_offset: float,
     is_bfloat16: bool,
 ) -> None: ...
 def cpu_layer_norm(
@@ -301,4 +306,8 @@ def cpu_layer_norm(
     is_bfloat16: bool,
 ) -> None: ...
 def cpu_silu_and_mul(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
+def cpu_gelu(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
 def cpu_gelu_tanh(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
+def cpu_gelu_tanh_and_mul(
+    *, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool
+) -> None: ...
