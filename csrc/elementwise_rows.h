@@ -157,11 +157,11 @@ class ElementwiseRows {
   }
 
   // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), which loses nothing for x < 0. Beyond 30 the last
-  // factor is 0; the bound keeps infinity out of the product. Where both are equal, max gives x:
-  // -0 stays -0.
+  // factor is 0; the bound keeps infinity out of the product. Where both are equal, V::max gives
+  // the second, by which -0 stays -0.
   static F gelu(F x) {
-    const F zero = V::set(0.0f), size = V::min(V::set(30.0f), V::max(zero - x, x));
-    return V::fma(zero - size, normal_tail<V>(size), V::max(zero, x));
+    const F zero = V::set(0.0f), size = V::min(V::set(30.0f), V::max(x, zero - x));
+    return V::fma(size, zero - normal_tail<V>(size), V::max(zero, x));
   }
   // (1 + tanh u) / 2 is the sigmoid of 2u; 2 sqrt(2 / pi) = 1.5957691
   static F gelu_tanh(F x) {

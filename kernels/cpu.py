@@ -183,11 +183,3 @@ def _head_norms(q_norm: Tensor | None, k_norm: Tensor | None) -> dict[str, Tenso
         (name,) = given
         raise ValueError(f"{name} is given alone; give q_norm and k_norm, or neither")
     return given
-
-
-def _residual_address(residual: Tensor | None, x: Tensor) -> int:
-    if residual is None:
-        return 0
-    check("residual", residual, x.dtype, x.shape)
-    check_contiguous("residual", residual)
-    return residual.data_ptr()
