@@ -26,6 +26,7 @@ class AttentionCase:
     cu_seqlens_q: Tensor  # [num_rows + 1] int32
     seq_lens: Tensor  # [num_rows] int32
     scale: float
+    window: int = 0
 
     def run(self, op: Callable[..., Tensor]) -> Tensor:
         return op(
@@ -35,10 +36,27 @@ class AttentionCase:
             self.cu_seqlens_q,
             self.seq_lens,
             self.scale,
+            window=self.window,
         )
 
     def to(self, dtype: torch.dtype) -> AttentionCase:
         return replace(self, query=self.query.to(dtype), kv_layer=self.kv_layer.to(dtype))
+
+    def seen(self, row: int) -> range:
+        """The positions of a row that one of its new tokens sees."""
+        starts, end = self.cu_seqlens_q.tolist(), self.seq_lens[row].item()
+        own = end - (starts[row + 1] - starts[row])  # the first new token's position
+        return range(max(0, own - self.window + 1) if self.window else 0, end)
+
+    def with_kv_outside(self, value: float) -> AttentionCase:
+        """The same, with value in every slot that no new token sees."""
+        layer = torch.full_like(self.kv_layer, value)
+        page_size = layer.shape[3]
+        for row, pages in enumerate(self.page_table.tolist()):
+            for position in self.seen(row):
+                slot = pages[position // page_size], ..., position % page_size, slice(None)
+                layer[slot] = self.kv_layer[slot]
+        return replace(self, kv_layer=layer)
 
     def rows(self, spans: Sequence[tuple[int, int, int]]) -> AttentionCase:
         """Other rows over the same KV: (row, first position, one past the last) of new tokens.
@@ -69,6 +87,7 @@ def attention_case(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     page_seed: int = 0,
+    window: int = 0,
 ) -> AttentionCase:
     """Rows of (new tokens, all tokens): the tokens drawn by seed, their pages by page_seed."""
     random = torch.Generator().manual_seed(seed)
@@ -94,6 +113,7 @@ def attention_case(
         cu_seqlens_q=int32([0, *torch.tensor([new for new, _ in lens]).cumsum(0).tolist()]),
         seq_lens=int32([seq_len for _, seq_len in lens]),
         scale=head_dim**-0.5,
+        window=window,
     )
 
 
