@@ -68,28 +68,26 @@ class AttentionFew {
 
   // weight_[i][j] = scale * query i . key j
   void scores() {
-    for (int run = first_run(); run < num_keys_; run += kRun) {
-      const T* keys = view_.keys(start_ + run);
-      const int first = std::max(from_[0] - run, 0), count = std::min(kRun, num_keys_ - run);
+    int end;
+    for (int j = from_[0]; j < num_keys_; j = end) {
+      end = std::min(first_of_run(j) + kRun, num_keys_);
+      const T* keys = view_.keys(start_ + j);
       F acc[kQueries] = {};
-      for (int d = 0; d < head_dim_; d += kLanes) multiply(keys + d, first, count, d, acc);
-      for (int i = 0; i < kQueries; ++i) V::store(weight_[i] + run, acc[i] * V::set(scale_));
+      for (int d = 0; d < head_dim_; d += kLanes) multiply(keys + d, end - j, d, acc);
+      for (int i = 0; i < kQueries; ++i) V::store(weight_[i] + j, acc[i] * V::set(scale_));
     }
   }
 
-  // Adds the products of up to 16 dimensions, beginning with d, for the keys [first, count) of a
-  // run.
-  void multiply(const T* keys, int first, int count, int d, F (&acc)[kQueries]) const {
+  // Adds the products of up to 16 dimensions, beginning with d, for up to 16 keys.
+  void multiply(const T* keys, int count, int d, F (&acc)[kQueries]) const {
     const int width = std::min(kLanes, head_dim_ - d);
     F columns[kLanes];
-    if (count - first == kRun && width == kLanes) {
+    if (count == kRun && width == kLanes) {
 #pragma GCC unroll 16
       for (int j = 0; j < kRun; ++j) columns[j] = V::load(keys + j * head_dim_);
     } else {
-      for (int j = 0; j < kRun; ++j) {
-        const bool read = first <= j && j < count;
-        columns[j] = read ? V::load_first(keys + j * head_dim_, width) : V::set(0.0f);
-      }
+      for (int j = 0; j < kRun; ++j)
+        columns[j] = j < count ? V::load_first(keys + j * head_dim_, width) : V::set(0.0f);
     }
     transpose16(columns);
 #pragma GCC unroll 16
@@ -127,7 +125,7 @@ class AttentionFew {
   // sum_ = sum_ * correction_ + weights . values
   void values() {
     const T* runs[kBlock / kRun];
-    for (int run = first_run(); run < num_keys_; run += kRun)
+    for (int run = first_of_run(from_[0]); run < num_keys_; run += kRun)
       runs[run / kRun] = view_.values(start_ + run);
     constexpr int kVectors = kQueries > 4 ? 2 : 4;
     int d = 0;
@@ -147,22 +145,19 @@ class AttentionFew {
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes) * V::set(correction_[i]);
-    const auto add = [&](int i, int from, int to) {
-      for (int j = from; j < to; ++j)
-        for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma(V::set(weight_[i][j]), load(j, v), acc[i][v]);
-    };
-    // What all queries see lies from the last one's first key to the first one's last.
-    const int all_from = from_[kQueries - 1], all_to = std::max(all_from, to_[0]);
-    for (int i = 0; i < kQueries - 1; ++i) add(i, from_[i], std::min(all_from, to_[i]));
-    for (int j = all_from; j < all_to; ++j) {
+    // Where a window begins for some queries and not yet for others, each goes alone.
+    const int seen_by_all = from_[0] == from_[kQueries - 1] ? to_[0] : from_[0];
+    for (int j = from_[0]; j < seen_by_all; ++j) {
       F value[kVectors];
       for (int v = 0; v < kVectors; ++v) value[v] = load(j, v);
       for (int i = 0; i < kQueries; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = V::fma(V::set(weight_[i][j]), value[v], acc[i][v]);
     }
-    for (int i = 1; i < kQueries; ++i) add(i, all_to, to_[i]);
+    for (int i = 0; i < kQueries; ++i)
+      for (int j = std::max(from_[i], seen_by_all); j < to_[i]; ++j)
+        for (int v = 0; v < kVectors; ++v)
+          acc[i][v] = V::fma(V::set(weight_[i][j]), load(j, v), acc[i][v]);
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum_ + i * padded_ + d + v * kLanes, acc[i][v]);
   }
@@ -175,18 +170,17 @@ class AttentionFew {
       }
   }
 
-  // The run of the first key that is read: the first query's.
-  int first_run() const { return from_[0] / kRun * kRun; }
+  static int first_of_run(int j) { return j / kRun * kRun; }
 
   const TileView<T> view_;
   const int count_, head_dim_;
   const int padded_;  // head_dim, up to whole vectors
   const float scale_;
-  float* const query_;  // [kQueries][padded_]
-  float* const sum_;    // [kQueries][padded_]
-  alignas(64) float weight_[kQueries][kBlock];
-  int64_t first_[kQueries], limit_[kQueries];  // query i sees the positions [first, limit)
-  int from_[kQueries], to_[kQueries];          // and the keys [from, to) of this block
+  float* const query_;                                 // [kQueries][padded_]
+  float* const sum_;                                   // [kQueries][padded_]
+  alignas(64) float weight_[kQueries][kBlock + kRun];  // a run that begins late is stored whole
+  int64_t first_[kQueries], limit_[kQueries];          // query i sees the positions [first, limit)
+  int from_[kQueries], to_[kQueries];                  // and the keys [from, to) of this block
   float max_[kQueries], total_[kQueries], correction_[kQueries];
   int64_t start_ = 0;  // the block's first position
   int num_keys_ = 0;

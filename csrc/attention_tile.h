@@ -18,10 +18,7 @@
 // same bits with the work laid out for few queries.
 //
 // Positions before the first one that any lane sees, as with a window, are neither read nor
-// computed. Of those that are, lanes differ at both ends of what the tile sees:
-//
-//     skip_       all_from()        all_to()       num_keys_        in one block
-//       |  some see  |  all lanes see  |  some see  |
+// computed.
 #pragma once
 
 #include <algorithm>
@@ -129,12 +126,8 @@ class AttentionTile {
   }
 
   void mask() {
-    mask(skip_, all_from());
-    mask(all_to(), num_keys_);
-  }
-  void mask(int from, int to) {
     const F hidden = V::set(-std::numeric_limits<float>::infinity());
-    for (int j = from; j < to; ++j)
+    for (int j = seen_by_all(); j < num_keys_; ++j)
       for (int v = 0; v < kVectors; ++v)
         V::store(weight_ + j * kWidth + v * kLanes, V::select(sees(j, v), weight(j, v), hidden));
   }
@@ -162,19 +155,17 @@ class AttentionTile {
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum + i * kWidth + v * kLanes) * correction_[v];
     const auto row = [&](int j) { return runs[j / kRun] + j % kRun * head_dim_ + d; };
-    const auto add_where_seen = [&](int from, int to) {
-      for (int j = from; j < to; ++j)
-        for (int i = 0; i < kDims; ++i)
-          for (int v = 0; v < kVectors; ++v)
-            acc[i][v] = V::fma_where(sees(j, v), weight(j, v), V::set(row(j)[i]), acc[i][v]);
-    };
-    const int from = all_from(), to = all_to();
-    add_where_seen(skip_, from);
-    for (int j = from; j < to; ++j)
+    const int seen = seen_by_all();
+    for (int j = skip_; j < seen; ++j) {
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = V::fma(weight(j, v), V::set(row(j)[i]), acc[i][v]);
-    add_where_seen(to, num_keys_);
+    }
+    for (int j = seen; j < num_keys_; ++j) {
+      for (int i = 0; i < kDims; ++i)
+        for (int v = 0; v < kVectors; ++v)
+          acc[i][v] = V::fma_where(sees(j, v), weight(j, v), V::set(row(j)[i]), acc[i][v]);
+    }
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum + i * kWidth + v * kLanes, acc[i][v]);
   }
@@ -196,13 +187,11 @@ class AttentionTile {
   // The run of the first key that is read.
   int first_run() const { return skip_ / kRun * kRun; }
 
-  // Keys of this block that all queries see: those from the last query's first to the first query's
-  // limit. Where there are none, both are the former.
-  int all_from() const {
-    return static_cast<int>(std::clamp<int64_t>(first_[kWidth - 1] - start_, skip_, num_keys_));
-  }
-  int all_to() const {
-    return static_cast<int>(std::clamp<int64_t>(limit_[0] - start_, all_from(), num_keys_));
+  // All queries see the keys [skip_, seen_by_all()) of this block. Where a window begins for some
+  // of them and not yet for others, there are none, and all keys are masked.
+  int seen_by_all() const {
+    if (first_[kWidth - 1] > start_ + skip_) return skip_;
+    return static_cast<int>(std::clamp<int64_t>(limit_[0] - start_, skip_, num_keys_));
   }
   typename V::Mask sees(int j, int v) const {
     const auto position = static_cast<int32_t>(start_ + j);
