@@ -128,8 +128,10 @@ class AttentionTile {
   void mask() {
     const F hidden = V::set(-std::numeric_limits<float>::infinity());
     for (int j = seen_by_all(); j < num_keys_; ++j)
-      for (int v = 0; v < kVectors; ++v)
-        V::store(weight_ + j * kWidth + v * kLanes, V::select(sees(j, v), weight(j, v), hidden));
+      for (int v = 0; v < kVectors; ++v) {
+        sees_[j][v] = sees(static_cast<int32_t>(start_ + j), v);
+        V::store(weight_ + j * kWidth + v * kLanes, V::select(sees_[j][v], weight(j, v), hidden));
+      }
   }
 
   // sum_ = sum_ * correction_ + weights . values
@@ -164,7 +166,7 @@ class AttentionTile {
     for (int j = seen; j < num_keys_; ++j) {
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma_where(sees(j, v), weight(j, v), V::set(row(j)[i]), acc[i][v]);
+          acc[i][v] = V::fma_where(sees_[j][v], weight(j, v), V::set(row(j)[i]), acc[i][v]);
     }
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum + i * kWidth + v * kLanes, acc[i][v]);
@@ -193,8 +195,7 @@ class AttentionTile {
     if (first_[kWidth - 1] > start_ + skip_) return skip_;
     return static_cast<int>(std::clamp<int64_t>(limit_[0] - start_, skip_, num_keys_));
   }
-  typename V::Mask sees(int j, int v) const {
-    const auto position = static_cast<int32_t>(start_ + j);
+  typename V::Mask sees(int32_t position, int v) const {
     return V::greater(V::load_ints(limit_ + v * kLanes), position) &
            ~V::greater(V::load_ints(first_ + v * kLanes), position);
   }
@@ -214,11 +215,12 @@ class AttentionTile {
   const int count_;
   const int64_t head_dim_;
   const float scale_;
-  float* const query_;                     // [head_dim][kWidth]
-  float* const sum_;                       // [head_dim][kWidth]
-  float* const weight_;                    // [kBlock][kWidth]
-  float* const widened_;                   // [kBlock][head_dim]
-  int32_t first_[kWidth], limit_[kWidth];  // query i sees the positions [first, limit)
+  float* const query_;                       // [head_dim][kWidth]
+  float* const sum_;                         // [head_dim][kWidth]
+  float* const weight_;                      // [kBlock][kWidth]
+  float* const widened_;                     // [kBlock][head_dim]
+  int32_t first_[kWidth], limit_[kWidth];    // query i sees the positions [first, limit)
+  typename V::Mask sees_[kBlock][kVectors];  // of the keys of this block that not all queries see
   F max_[kVectors], total_[kVectors], correction_[kVectors];
   int64_t start_ = 0;  // the block's first position
   int skip_ = 0;       // keys of the block before the first one that is read

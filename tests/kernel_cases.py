@@ -128,6 +128,10 @@ def write_kv(layer: Tensor, pages: Tensor, kv: Tensor) -> None:
         layer[page, 1, :, :length] = values[part].transpose(0, 1)
 
 
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
 def int32(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 

@@ -1,4 +1,4 @@
-"""Norms, activations and rope on the CPU: exact, and row by row."""
+"""Norms and activations on the CPU: exact, and row by row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pdrt import _C
 from pdrt.kernels import cpu, reference
-from tests.kernel_cases import assert_as_exact_as_torch, int32, same_bits
+from tests.kernel_cases import assert_as_exact_as_torch, drawn, same_bits
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -21,11 +21,7 @@ SHAPES = [(1, 1), (3, 33), (17, 80), (2, 576), (5, 2560)]
 EPS = 1e-5
 
 
-def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def check_against_float64(name: str, *args: Tensor | float) -> None:
+def check_against_float64(name: str, *args: Tensor | float | None) -> None:
     """Each twin gets its own copies, since a residual is changed in place."""
 
     def run(op: Callable[..., Tensor], dtype: torch.dtype | None = None) -> Tensor:
@@ -42,6 +38,8 @@ def test_norms_are_as_exact_as_torch(shape: tuple[int, int], dtype: torch.dtype)
     weight, bias = drawn(shape[1], dtype=dtype, seed=2), drawn(shape[1], dtype=dtype, seed=3)
     check_against_float64("rms_norm", x, weight, EPS)
     check_against_float64("rms_norm", x, weight, EPS, residual)
+    check_against_float64("rms_norm", x, weight, EPS, None, 1.0)
+    check_against_float64("rms_norm", x, weight, EPS, residual, 1.0)
     check_against_float64("layer_norm", x, weight, bias, EPS)
     check_against_float64("layer_norm", x, weight, bias, EPS, residual)
 
@@ -63,6 +61,20 @@ def test_a_norm_adds_to_the_residual_in_place(dtype: torch.dtype) -> None:
     assert same_bits(kept2, total)
 
 
+def test_an_offset_is_added_to_the_weight_in_float32() -> None:
+    """1 + weight has too many digits for bfloat16 here; only the result is rounded to it."""
+    x, weight = drawn(9, 256, dtype=torch.bfloat16), drawn(256, dtype=torch.bfloat16, seed=1) / 100
+    result = cpu.rms_norm(x, weight, EPS, weight_offset=1.0).double()
+    exact = reference.rms_norm(x.double(), weight.double(), EPS, weight_offset=1.0)
+    assert ((result - exact).abs() <= (2**-8 + 1e-6) * exact.abs()).all()
+
+
+def test_an_offset_of_zero_changes_no_bit_of_a_weight() -> None:
+    weight = torch.tensor([-0.0, 0.0, 1e-40, -3.0])
+    normed = cpu.rms_norm(torch.ones(1, 4), weight, 0.0)
+    assert same_bits(normed[0], weight)
+
+
 def test_a_layer_norm_far_from_zero_keeps_its_variance() -> None:
     x = drawn(4, 80) + 1000
     check_against_float64("layer_norm", x, torch.ones(80), torch.zeros(80), EPS)
@@ -74,6 +86,40 @@ def test_activations_are_as_exact_as_torch(shape: tuple[int, int], dtype: torch.
     x = drawn(shape[0], 2 * shape[1], dtype=dtype) * 6
     check_against_float64("silu_and_mul", x)
     check_against_float64("gelu_tanh", x)
+    check_against_float64("gelu_tanh_and_mul", x)
+    check_against_float64("gelu", x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_is_nearer_to_the_exact_one_than_torch_over_all_of_its_range(
+    dtype: torch.dtype,
+) -> None:
+    x = torch.linspace(-12, 12, 200_001).to(dtype)
+    exact = reference.gelu(x.double())
+    error = (cpu.gelu(x.unsqueeze(0))[0].double() - exact).abs()
+    torch_error = (torch.nn.functional.gelu(x).double() - exact).abs()
+    assert error.max() <= 2 * torch_error.max()
+    size = exact.abs().clamp(min=1e-38)  # 0 at 0
+    assert (error / size).max() <= 2 * (torch_error / size).max()
+    # Torch loses all digits below -6. What is lost here grows with the rounding of x^2.
+    rounding = 2**-8 if dtype is torch.bfloat16 else 0.0
+    assert (error <= (6e-7 + x.double() ** 2 * 2**-25 + rounding) * size).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_has_its_limits_at_infinity(dtype: torch.dtype) -> None:
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([inf, 3e38, 0.0, -0.0, -50.0, -3e38, -inf, nan], dtype=dtype)
+    expected = torch.tensor([inf, x[1], 0.0, -0.0, 0.0, 0.0, 0.0, nan], dtype=dtype)
+    for result in (cpu.gelu(x.unsqueeze(0))[0], cpu.gelu(x.repeat(1, 9))[0, -8:]):
+        assert same_bits(result[:-1], expected[:-1])
+        assert result[-1].isnan()
+
+
+def test_a_gated_gelu_is_the_product_of_both_bit_by_bit() -> None:
+    x = drawn(5, 66) * 4
+    gate, up = x[:, :33].contiguous(), x[:, 33:]
+    assert same_bits(cpu.gelu_tanh_and_mul(x), cpu.gelu_tanh(gate) * up)
 
 
 def test_silu_is_within_two_millionths_over_all_of_its_range() -> None:
@@ -89,8 +135,11 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype: torch.dtype) -> N
     for op in (
         lambda rows: cpu.rms_norm(rows, weight, EPS),
         lambda rows: cpu.layer_norm(rows, weight, weight, EPS),
+        lambda rows: cpu.rms_norm(rows, weight, EPS, weight_offset=1.0),
         cpu.silu_and_mul,
         cpu.gelu_tanh,
+        cpu.gelu_tanh_and_mul,
+        cpu.gelu,
     ):
         together = op(x)
         assert all(same_bits(op(x[i : i + 1]), together[i : i + 1]) for i in range(len(x)))
@@ -104,94 +153,16 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     assert same_bits(cpu.gelu_tanh(x), alone)
 
 
-NUM_HEADS, NUM_KV_HEADS, PAGE_SIZE, MAX_LEN = 6, 2, 16, 50
-SLOTS = int32([3, 17, -1, 16 * 4 + 15, 0])
-POSITIONS = int32([0, 49, 7, 7, 1])
-
-
-def rope_inputs(head_dim: int, rotary_dim: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Packed q | k | v, the layer's pages full of NaN, and cos | sin."""
-    qkv = drawn(len(SLOTS), (NUM_HEADS + 2 * NUM_KV_HEADS) * head_dim, dtype=dtype)
-    pool = torch.full((6, 2, 2, NUM_KV_HEADS, PAGE_SIZE, head_dim), float("nan"), dtype=dtype)
-    angles = POSITIONS.max() * drawn(MAX_LEN, rotary_dim // 2, seed=1)
-    return qkv, pool[:, 1], torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def rope(op: Callable[..., Tensor], qkv: Tensor, layer: Tensor, cos_sin: Tensor) -> Tensor:
-    return op(qkv, layer, SLOTS, POSITIONS, cos_sin, NUM_HEADS, NUM_KV_HEADS)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("head_dim", "rotary_dim"), [(64, 64), (80, 32), (24, 10), (33, 32), (8, 8), (16, 0)]
-)
-def test_rope_is_as_exact_as_torch(head_dim: int, rotary_dim: int, dtype: torch.dtype) -> None:
-    qkv, layer, cos_sin = rope_inputs(head_dim, rotary_dim, dtype)
-    results = []
-    for op, kind in (
-        (cpu.rope_kv_write, dtype),
-        (reference.rope_kv_write, dtype),
-        (reference.rope_kv_write, torch.float64),
-    ):
-        pages = layer.to(kind, copy=True)
-        query = rope(op, qkv.to(kind, copy=True), pages, cos_sin)
-        results.append((query, pages))
-    (query, pages), (torch_query, torch_pages), (exact_query, exact_pages) = results
-    assert_as_exact_as_torch(query, torch_query, exact_query)
-    assert torch.equal(pages.isnan(), exact_pages.isnan())  # nothing else was written
-    assert_as_exact_as_torch(
-        pages.nan_to_num(0), torch_pages.nan_to_num(0), exact_pages.nan_to_num(0)
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rope_rotates_q_in_place_and_copies_the_rest_bit_by_bit(dtype: torch.dtype) -> None:
-    head_dim, rotary_dim = 80, 32
-    qkv, layer, cos_sin = rope_inputs(head_dim, rotary_dim, dtype)
-    before = qkv.view(len(SLOTS), -1, head_dim).clone()
-    query = rope(cpu.rope_kv_write, qkv, layer, cos_sin)
-    after = qkv.view(len(SLOTS), -1, head_dim)
-    assert query.data_ptr() == qkv.data_ptr()
-    assert same_bits(query, after[:, :NUM_HEADS])
-    assert same_bits(after[:, NUM_HEADS:], before[:, NUM_HEADS:])
-    assert same_bits(query[..., rotary_dim:], before[:, :NUM_HEADS, rotary_dim:])
-    for token, slot in enumerate(SLOTS.tolist()):
-        if slot >= 0:
-            key, value = layer[slot // PAGE_SIZE, :, :, slot % PAGE_SIZE]
-            assert same_bits(
-                key[:, rotary_dim:], before[token, NUM_HEADS:-NUM_KV_HEADS, rotary_dim:]
-            )
-            assert same_bits(value, before[token, -NUM_KV_HEADS:])
-
-
-def test_rope_refuses_what_is_out_of_range_before_it_writes() -> None:
-    qkv, layer, cos_sin = rope_inputs(16, 8, torch.float32)
-    before = qkv.clone()
-    wrong = {
-        r"positions\[1\] is 49, cos_sin has 20": (SLOTS, POSITIONS, cos_sin[:20]),
-        r"positions\[0\] is -1": (SLOTS, POSITIONS - 1, cos_sin),
-        r"slot_mapping\[0\] is 103, the pool has 96": (SLOTS + 100, POSITIONS, cos_sin),
-        r"rotary_dim=18; give an even one up to head_dim=16": (
-            SLOTS,
-            POSITIONS,
-            torch.zeros(50, 18),
-        ),
-        r"slot_mapping is torch.int64": (SLOTS.long(), POSITIONS, cos_sin),
-        r"positions has shape \(1,\)": (SLOTS, POSITIONS[:1], cos_sin),
-    }
-    for message, (slots, positions, table) in wrong.items():
-        with pytest.raises(ValueError, match=message):
-            cpu.rope_kv_write(qkv, layer, slots, positions, table, NUM_HEADS, NUM_KV_HEADS)
-    assert same_bits(qkv, before)
-    assert layer.isnan().all()
-
-
 def test_arguments_that_do_not_fit_are_named() -> None:
     x, weight = drawn(3, 8), drawn(8)
     with pytest.raises(ValueError, match=r"x is torch.float16, expected torch.float32"):
         cpu.gelu_tanh(x.half())
     with pytest.raises(ValueError, match=r"x has 7 columns; gate and up need an even number"):
         cpu.silu_and_mul(x[:, :7].contiguous())
+    with pytest.raises(ValueError, match=r"x has 7 columns; gate and up need an even number"):
+        cpu.gelu_tanh_and_mul(x[:, :7].contiguous())
+    with pytest.raises(ValueError, match=r"x is torch.float64, expected torch.float32"):
+        cpu.gelu(x.double())
     with pytest.raises(ValueError, match=r"x \(8, 3\) has strides \(1, 8\), expected a contig"):
         cpu.gelu_tanh(x.T)
     with pytest.raises(ValueError, match=r"weight has shape \(3,\), expected \(8,\)"):
