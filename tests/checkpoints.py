@@ -13,11 +13,16 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    GemmaConfig,
+    GPTNeoXConfig,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    Phi3Config,
     PhiConfig,
-    PhiForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 from tests.oracle import Answer
@@ -37,20 +42,67 @@ COMMON = {
 }
 
 
+def _sizes(*, hidden: int, inner: int, layers: int, heads: int) -> dict[str, object]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
+# Of each family: its config class, and sizes that bring its own traits into a small model.
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
+    "llama": (  # 4 query heads share 2 KV heads; head_dim 16
+        LlamaConfig,
+        _sizes(hidden=64, inner=96, layers=3, heads=4) | {"num_key_value_heads": 2},
+    ),
+    "phi": (  # as phi-2: head_dim 80, of which 32 are rotated
+        PhiConfig,
+        _sizes(hidden=160, inner=240, layers=2, heads=2) | {"partial_rotary_factor": 0.4},
+    ),
+    "mistral": (  # heads wider than hidden_size / heads
+        MistralConfig,
+        _sizes(hidden=64, inner=96, layers=2, heads=4)
+        | {"num_key_value_heads": 2, "head_dim": 128, "sliding_window": 24},
+    ),
+    "qwen2": (  # tied; a window in the last two of three layers
+        Qwen2Config,
+        _sizes(hidden=128, inner=160, layers=3, heads=2)
+        | {"num_key_value_heads": 1, "tie_word_embeddings": True}
+        | {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    ),
+    "qwen3": (
+        Qwen3Config,
+        _sizes(hidden=64, inner=96, layers=2, heads=4) | {"num_key_value_heads": 2},
+    ),
+    "phi3": (  # as phi-4-mini: three quarters of each head are rotated
+        Phi3Config,
+        _sizes(hidden=192, inner=128, layers=2, heads=2)
+        | {"num_key_value_heads": 1, "sliding_window": 33}
+        | {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}},
+    ),
+    "gemma": (  # one KV head, head_dim 256, tied
+        GemmaConfig,
+        _sizes(hidden=96, inner=128, layers=2, heads=2) | {"num_key_value_heads": 1},
+    ),
+    "gpt_neox": (GPTNeoXConfig, _sizes(hidden=128, inner=192, layers=2, heads=2)),
+}
+
+
+def make(family: str, folder: Path, **changes: object) -> Path:
+    """A checkpoint of one of FAMILIES, its config changed by `changes`."""
+    kind, sizes = FAMILIES[family]
+    model = AutoModelForCausalLM.from_config(kind(**{**COMMON, **sizes, **changes}))
+    return _save(model, folder, CHAT_TEMPLATE if family == "llama" else None)
+
+
 def make_llama(folder: Path, **changes: object) -> Path:
-    """Grouped heads: 4 query heads share 2 KV heads; head_dim 16; 3 layers."""
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(**{**COMMON, **sizes, **heads, **changes})
-    return _save(LlamaForCausalLM(config), folder, chat_template=CHAT_TEMPLATE)
+    return make("llama", folder, **changes)
 
 
 def make_phi(folder: Path, **changes: object) -> Path:
-    """As phi-2: head_dim 80, of which 32 are rotated; 2 heads, 2 layers; no chat template."""
-    sizes = {"hidden_size": 160, "intermediate_size": 240, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "partial_rotary_factor": 0.4}
-    config = PhiConfig(**{**COMMON, **sizes, **heads, **changes})
-    return _save(PhiForCausalLM(config), folder, chat_template=None)
+    return make("phi", folder, **changes)
 
 
 def _save(model: PreTrainedModel, folder: Path, chat_template: str | None) -> Path:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints import make_llama
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the tiny checkpoint of a family, made once."""
+    from tests.checkpoints import make
 
-    return make_llama(tmp_path_factory.mktemp("tiny-llama"))
+    @cache
+    def checkpoint(family: str) -> Path:
+        return make(family, tmp_path_factory.mktemp(f"tiny-{family}"))
+
+    return checkpoint
 
 
 @pytest.fixture(scope="session")
-def tiny_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.checkpoints import make_phi
+def tiny_llama(tiny: Callable[[str], Path]) -> Path:
+    return tiny("llama")
 
-    return make_phi(tmp_path_factory.mktemp("tiny-phi"))
+
+@pytest.fixture(scope="session")
+def tiny_phi(tiny: Callable[[str], Path]) -> Path:
+    return tiny("phi")
 
 
 @pytest.fixture(scope="session")

@@ -31,14 +31,21 @@ class PagedModel:
     """A checkpoint's decoder over a pool of `num_pages` pages of `page_size` tokens."""
 
     def __init__(
-        self, folder: Path, dtype: WeightDType = "float32", page_size: int = 16, num_pages: int = 80
+        self,
+        folder: Path,
+        dtype: WeightDType = "float32",
+        page_size: int = 16,
+        num_pages: int = 80,
+        max_model_len: int | None = None,
     ) -> None:
         self.spec = read_spec(folder)
         layout = weight_layout(self.spec, dtype)
         weights = Memory.create("test weights", layout.num_bytes)
         load_weights(folder, dtype, weights)
-        self.decoder = Decoder(self.spec, map_weights(weights, layout), cpu)
         spec = self.spec
+        self.decoder = Decoder(
+            spec, map_weights(weights, layout), cpu, max_model_len or spec.max_position_embeddings
+        )
         shape = KVShape(spec.num_layers, spec.num_kv_heads, page_size, spec.head_dim, dtype)
         memory = Memory.create("test pool", shape.pool_bytes(num_pages))
         self.pool = kv_pool(memory, shape, num_pages).fill_(float("nan"))

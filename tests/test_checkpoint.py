@@ -75,8 +75,6 @@ def test_a_folder_is_used_where_it_is(llama: Path) -> None:
         ({"architectures": ["BertModel"]}, "'BertModel' is not supported; known are LlamaFor"),
         ({"architectures": None, "model_type": "gpt2"}, "'gpt2' is not supported"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "never runs a model's code"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "scaling 'yarn'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling 'linear'"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; expected 'silu'"),
         ({"num_hidden_layers": "remove"}, "no 'num_hidden_layers'; expected a positive integer"),
         ({"vocab_size": -5}, "vocab_size is -5"),
@@ -121,7 +119,7 @@ def test_end_tokens_come_from_the_generation_config_first(llama: Path) -> None:
 
 def test_old_configs_that_keep_rope_theta_at_the_top_are_read(llama: Path) -> None:
     change_config(llama, rope_parameters="remove", rope_theta=123.0, rope_scaling=None)
-    assert read_spec(llama).rope_theta == 123.0
+    assert read_spec(llama).rope.theta == 123.0
 
 
 def test_a_missing_tensor_is_named(llama: Path) -> None:

@@ -134,5 +134,7 @@ def test_a_spec_whose_heads_do_not_fit_is_refused(tiny_llama: Path) -> None:
     spec = read_spec(tiny_llama)
     with pytest.raises(ModelError, match="4 query heads cannot share 3 KV heads"):
         replace(spec, num_kv_heads=3)
-    with pytest.raises(ModelError, match="rotary dimension 15"):
-        replace(spec, rotary_dim=15)
+    with pytest.raises(ModelError, match="rotary dimension 15 must be even"):
+        replace(spec.rope, dim=15)
+    with pytest.raises(ModelError, match="rotary dimension 18 is more than the head's 16"):
+        replace(spec, rope=replace(spec.rope, dim=18))

@@ -80,7 +80,7 @@ def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
     place: dict[str, Path] = {}
     for ours, shape in tensors(spec).items():
         names = sources(spec.family, ours)
-        for name, part in zip(names, _split(spec, ours, shape), strict=True):
+        for name, part in zip(names, _split(spec, ours, shape, len(names)), strict=True):
             if name not in found:
                 raise ModelError(f"{folder} has no tensor {name} (for {ours})")
             _check(name, part, found[name])
@@ -110,15 +110,14 @@ def _check(name: str, shape: Shape, header: _Header) -> None:
         )
 
 
-def _split(spec: ModelSpec, ours: str, shape: Shape) -> list[Shape]:
+def _split(spec: ModelSpec, ours: str, shape: Shape, num_parts: int) -> list[Shape]:
     """The shapes of the parts that a tensor of ours is joined from."""
-    part = ours.split(".")[-2]
-    if part == "qkv":
+    if num_parts == 1:
+        return [shape]
+    if ours.split(".")[-2] == "qkv":
         kv = spec.num_kv_heads * spec.head_dim
         return [(rows, *shape[1:]) for rows in (spec.num_heads * spec.head_dim, kv, kv)]
-    if part == "gate_up":
-        return [(spec.intermediate_size, *shape[1:])] * 2
-    return [shape]
+    return [(shape[0] // num_parts, *shape[1:])] * num_parts
 
 
 def _files(folder: Path) -> list[Path]:

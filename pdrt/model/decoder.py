@@ -2,7 +2,7 @@
 
     residual = embedding
     each layer, sequential:  residual += attention(norm(residual)); residual += mlp(norm(residual))
-    or parallel:             x = norm(residual); residual += attention(x) + mlp(x)
+    or parallel:             residual += attention(norm(residual)) + mlp(norm(residual))
     logits = head(norm(residual))
 
 The norm kernels add to the residual in place: each sum above is done by the norm that follows.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdrt.model.batch import Batch
+from pdrt.model.rotary import rotary_table
 from pdrt.model.spec import ModelSpec
 
 
@@ -32,6 +33,7 @@ class Kernels(Protocol):
         cu_seqlens_q: Tensor,
         seq_lens: Tensor,
         scale: float,
+        window: int = 0,
     ) -> Tensor: ...
 
     def rope_kv_write(
@@ -43,10 +45,18 @@ class Kernels(Protocol):
         cos_sin: Tensor,
         num_heads: int,
         num_kv_heads: int,
+        q_norm: Tensor | None = None,
+        k_norm: Tensor | None = None,
+        norm_eps: float = 0.0,
     ) -> Tensor: ...
 
     def rms_norm(
-        self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        residual: Tensor | None = None,
+        weight_offset: float = 0.0,
     ) -> Tensor: ...
 
     def layer_norm(
@@ -55,19 +65,35 @@ class Kernels(Protocol):
 
     def silu_and_mul(self, x: Tensor) -> Tensor: ...
 
+    def gelu_tanh_and_mul(self, x: Tensor) -> Tensor: ...
+
     def gelu_tanh(self, x: Tensor) -> Tensor: ...
+
+    def gelu(self, x: Tensor) -> Tensor: ...
 
 
 class Decoder:
     """One model: a spec, its weights (by the names of pdrt.model.spec) and a kernel backend."""
 
-    def __init__(self, spec: ModelSpec, weights: Mapping[str, Tensor], kernels: Kernels) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Mapping[str, Tensor],
+        kernels: Kernels,
+        max_model_len: int,
+    ) -> None:
         self._spec = spec
         self._kernels = kernels
         self._weights = weights
         self._layers = [_part(weights, f"layers.{i}.") for i in range(spec.num_layers)]
-        self._cos_sin = rotary_table(spec)
+        self._cos_sin = rotary_table(spec.rope, max_model_len)
         self._scale = spec.head_dim**-0.5
+        self._activation = {
+            "silu_gated": kernels.silu_and_mul,
+            "gelu_tanh_gated": kernels.gelu_tanh_and_mul,
+            "gelu_tanh": kernels.gelu_tanh,
+            "gelu": kernels.gelu,
+        }[spec.activation]
 
     @torch.inference_mode()
     def forward(self, batch: Batch, kv_pool: Tensor, on_layer: Callable[[], None]) -> Tensor:
@@ -80,16 +106,18 @@ class Decoder:
         Returns:
             [num_wanted, hidden_size], normed, for `logits`.
         """
-        residual = F.embedding(batch.input_ids, self._weights["embedding.weight"])
+        residual = self._embed(batch.input_ids)
         update: Tensor | None = None
         for index, weights in enumerate(self._layers):
             x = self._norm(weights, "attention_norm", residual, update)
-            update = self._attention(weights, x, batch, kv_pool[:, index])
-            if not self._spec.parallel:
+            update = self._attention(index, x, batch, kv_pool[:, index])
+            if self._spec.parallel:
+                if not self._spec.shared_norm:
+                    x = self._norm(weights, "mlp_norm", residual, None)
+                update += self._mlp(weights, x)
+            else:
                 x = self._norm(weights, "mlp_norm", residual, update)
                 update = self._mlp(weights, x)
-            else:
-                update += self._mlp(weights, x)
             on_layer()
         assert update is not None
         wanted = batch.wanted
@@ -103,10 +131,14 @@ class Decoder:
             hidden, self._weights[f"{head}.weight"], self._weights.get("head.bias")
         ).float()
 
-    def _attention(
-        self, weights: Mapping[str, Tensor], x: Tensor, batch: Batch, kv_layer: Tensor
-    ) -> Tensor:
-        spec = self._spec
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """[num_tokens] -> [num_tokens, hidden_size], which the caller may change."""
+        embedded = F.embedding(input_ids, self._weights["embedding.weight"])
+        scale = self._spec.embedding_scale
+        return embedded if scale == 1.0 else embedded * torch.tensor(scale, dtype=embedded.dtype)
+
+    def _attention(self, layer: int, x: Tensor, batch: Batch, kv_layer: Tensor) -> Tensor:
+        spec, weights = self._spec, self._layers[layer]
         query = self._kernels.rope_kv_write(
             _linear(weights, "qkv", x),
             kv_layer,
@@ -115,18 +147,24 @@ class Decoder:
             self._cos_sin,
             spec.num_heads,
             spec.num_kv_heads,
+            weights.get("q_norm.weight"),
+            weights.get("k_norm.weight"),
+            spec.norm_eps,
         )
         out = self._kernels.paged_attention(
-            query, kv_layer, batch.page_table, batch.cu_seqlens_q, batch.seq_lens, self._scale
+            query,
+            kv_layer,
+            batch.page_table,
+            batch.cu_seqlens_q,
+            batch.seq_lens,
+            self._scale,
+            spec.windows[layer],
         )
         return _linear(weights, "attention_out", out.flatten(1))
 
     def _mlp(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        if self._spec.activation == "silu_gated":
-            inner = self._kernels.silu_and_mul(_linear(weights, "gate_up", x))
-        else:
-            inner = self._kernels.gelu_tanh(_linear(weights, "up", x))
-        return _linear(weights, "down", inner)
+        inner = _linear(weights, "gate_up" if self._spec.is_gated else "up", x)
+        return _linear(weights, "down", self._activation(inner))
 
     def _norm(
         self, weights: Mapping[str, Tensor], name: str, residual: Tensor, update: Tensor | None
@@ -135,20 +173,8 @@ class Decoder:
         x, onto = (residual, None) if update is None else (update, residual)
         weight, eps = weights[f"{name}.weight"], self._spec.norm_eps
         if self._spec.norm == "rms":
-            return self._kernels.rms_norm(x, weight, eps, onto)
+            return self._kernels.rms_norm(x, weight, eps, onto, self._spec.norm_weight_offset)
         return self._kernels.layer_norm(x, weight, weights[f"{name}.bias"], eps, onto)
-
-
-def rotary_table(spec: ModelSpec) -> Tensor:
-    """[max_position_embeddings, rotary_dim] float32: cos of each pair's angle, then sin of it.
-
-    Pair i of a head turns by position * theta^(-2i / rotary_dim).
-    """
-    exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.int64).float() / spec.rotary_dim
-    frequencies = 1.0 / spec.rope_theta**exponents
-    positions = torch.arange(spec.max_position_embeddings, dtype=torch.int64).float()
-    angles = torch.outer(positions, frequencies)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def _linear(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

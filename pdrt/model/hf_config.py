@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pdrt.errors import ModelError
+
+T = TypeVar("T")
 
 
 class HFConfig:
@@ -26,9 +30,20 @@ class HFConfig:
             raise self.error(key, "a positive integer")
         return value
 
+    def natural(self, key: str, default: int) -> int:
+        """An integer from 0 on."""
+        value = self.get(key, default)
+        if type(value) is not int or value < 0:
+            raise self.error(key, "0 or a positive integer")
+        return value
+
     def number(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise self.error(key, "a number")
         return float(value)
 
@@ -37,6 +52,16 @@ class HFConfig:
         if type(value) is not bool:
             raise self.error(key, "true or false")
         return value
+
+    def choice(self, key: str, choices: Mapping[str, T]) -> T:
+        """What the value stands for; the first of `choices` where it is absent."""
+        self.require(key, tuple(choices), next(iter(choices)))
+        return choices[str(self.get(key, next(iter(choices))))]
+
+    def defaults(self, **values: object) -> HFConfig:
+        """This config with `values` where it has nothing."""
+        given = {key: value for key, value in self._values.items() if value is not None}
+        return HFConfig(values | given, self.place)
 
     def require(self, key: str, accepted: tuple[object, ...], default: object) -> None:
         """Raises ModelError unless the value is one that the decoder carries."""
@@ -53,20 +78,28 @@ class HFConfig:
     def rope(self) -> HFConfig:
         """The parameters of the rotary embedding, wherever this version of the config keeps them.
 
+        transformers 5 has all in rope_parameters; before, rope_theta stood at the top and the
+        scaling in rope_scaling, its kind as rope_type or type. The result has rope_type always.
+
         Raises:
-            ModelError: they ask for scaling, which is not supported.
+            ModelError: they differ from layer to layer.
         """
-        new = self.get("rope_parameters")
-        old = self.get("rope_scaling")
-        values = {**self._values, **new} if isinstance(new, Mapping) else self._values
-        scaling = old if isinstance(old, Mapping) else values
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind != "default":
-            raise ModelError(
-                f"{self.place}: rotary scaling {kind!r} is not supported; only models without "
-                "rope_scaling run"
-            )
-        return HFConfig(values, self.place)
+        given = [self._rope_part(key) for key in ("rope_parameters", "rope_scaling")]
+        values = dict(self._values)
+        kind: object = "default"
+        for part in given:
+            kind = part.get("rope_type") or part.get("type") or kind
+            values |= {key: value for key, value in part.items() if value is not None}
+        outer = self.get("original_max_position_embeddings")  # phi-3's place; it counts first
+        if outer is not None:
+            values["original_max_position_embeddings"] = outer
+        return HFConfig(values | {"rope_type": kind}, self.place)
+
+    def _rope_part(self, key: str) -> Mapping[str, object]:
+        part = self.get(key, {})
+        if not isinstance(part, Mapping) or any(isinstance(x, Mapping) for x in part.values()):
+            raise self.error(key, "one set of rotary parameters for all layers")
+        return part
 
     def dtype(self) -> str:
         """Of the checkpoint, in torch's words; float32 where the config does not say."""

@@ -7,9 +7,9 @@ Our tensors, with q, k, v in one and gate, up in one, because one large product 
 three small ones:
 
     embedding.weight
-    layers.N.attention_norm                 parallel layers (phi) have this norm only
-    layers.N.qkv  layers.N.attention_out
-    layers.N.mlp_norm
+    layers.N.attention_norm
+    layers.N.qkv  layers.N.q_norm  layers.N.k_norm (qk_norm)  layers.N.attention_out
+    layers.N.mlp_norm                       not where attention and MLP share a norm (phi)
     layers.N.gate_up (gated) or layers.N.up  layers.N.down
     final_norm  head                        no head.weight where it is the embedding (tied)
 """
@@ -20,21 +20,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdrt.errors import ModelError
+from pdrt.model.rope import Rope
 
 Shape = tuple[int, ...]
+
+Activation = Literal["silu_gated", "gelu_tanh_gated", "gelu_tanh", "gelu"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One decoder.
+    """One decoder. The fields with a default are the variants; the defaults are llama's.
 
     Attributes:
-        rotary_dim: the first dimensions of a head that are rotated; even.
-        norm: rms (weight only) or layer (mean subtracted, weight and bias).
-        activation: silu_gated: down(silu(gate) * up); gelu_tanh: down(gelu(up)).
-        parallel: attention and MLP both read the one norm and are added to the residual together.
+        norm_eps: of all norms.
+        windows: of each layer: a token sees itself and the window - 1 before it; 0: all before.
         eos_token_ids: tokens that end a request.
         dtype: of the checkpoint, in torch's words: float32, bfloat16 or float16.
+        norm: rms (weight only) or layer (mean subtracted, weight and bias).
+        norm_weight_offset: added to the weight of each rms norm.
+        qk_norm: each q and k head has an rms norm before it is rotated.
+        activation: gated: down(f(gate) * up), else down(f(up)).
+        parallel: attention and MLP both read the residual as it was before the layer, and are
+            added to it together; else the MLP reads what the attention has added to.
+        shared_norm: parallel, with one norm for attention and MLP.
+        embedding_scale: multiplies the embedding, rounded to the dtype of the weights.
+        qkv_by_head: the checkpoint has the rows of q, k and v of one KV head together, then those
+            of the next head; they are put in order when they are loaded.
     """
 
     family: str
@@ -45,34 +56,51 @@ class ModelSpec:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rotary_dim: int
-    rope_theta: float
-    max_position_embeddings: int
-    norm: Literal["rms", "layer"]
+    rope: Rope
     norm_eps: float
-    activation: Literal["silu_gated", "gelu_tanh"]
-    parallel: bool
-    attention_bias: bool
-    mlp_bias: bool
-    head_bias: bool
-    tied_embeddings: bool
+    windows: tuple[int, ...]
     eos_token_ids: tuple[int, ...]
     dtype: str
+    norm: Literal["rms", "layer"] = "rms"
+    norm_weight_offset: float = 0.0
+    qk_norm: bool = False
+    activation: Activation = "silu_gated"
+    parallel: bool = False
+    shared_norm: bool = False
+    embedding_scale: float = 1.0
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    tied_embeddings: bool = False
+    qkv_by_head: bool = False
 
     def __post_init__(self) -> None:
+        assert len(self.windows) == self.num_layers, (self.windows, self.num_layers)
+        assert self.parallel or not self.shared_norm
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} KV heads evenly"
             )
-        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+        if self.rope.dim > self.head_dim:
             raise ModelError(
-                f"rotary dimension {self.rotary_dim} must be even and at most {self.head_dim}"
+                f"rotary dimension {self.rope.dim} is more than the head's {self.head_dim}"
             )
 
     @property
     def qkv_size(self) -> int:
         """Width of the fused q | k | v projection."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLP has a gate beside its up projection."""
+        return self.activation.endswith("_gated")
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Tokens that the model knows positions for."""
+        return self.rope.max_length
 
 
 def tensors(spec: ModelSpec) -> dict[str, Shape]:
@@ -89,14 +117,15 @@ def tensors(spec: ModelSpec) -> dict[str, Shape]:
 
 
 def _layer(spec: ModelSpec) -> dict[str, Shape]:
-    gated = spec.activation == "silu_gated"
     hidden, inner, heads = spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim
     shapes = _norm(spec, "attention_norm")
-    shapes |= _linear("qkv", spec.qkv_size, hidden, spec.attention_bias)
-    shapes |= _linear("attention_out", hidden, heads, spec.attention_bias)
-    if not spec.parallel:
+    shapes |= _linear("qkv", spec.qkv_size, hidden, spec.qkv_bias)
+    if spec.qk_norm:
+        shapes |= {"q_norm.weight": (spec.head_dim,), "k_norm.weight": (spec.head_dim,)}
+    shapes |= _linear("attention_out", hidden, heads, spec.attention_out_bias)
+    if not spec.shared_norm:
         shapes |= _norm(spec, "mlp_norm")
-    if gated:
+    if spec.is_gated:
         shapes |= _linear("gate_up", 2 * inner, hidden, spec.mlp_bias)
     else:
         shapes |= _linear("up", inner, hidden, spec.mlp_bias)

@@ -44,8 +44,21 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
         row = 0
         for name in sources(spec.family, ours):
             tensor = place[name].get_tensor(name)
+            if spec.qkv_by_head and ".qkv." in ours:
+                tensor = _parted(tensor, spec)
             target[row : row + len(tensor)].copy_(tensor)
             row += len(tensor)
+
+
+def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
+    """Rows of q, k, v of each KV head in turn -> those of q, then of k, then of v.
+
+    Args:
+        tensor: a weight [qkv_size, hidden_size] or a bias [qkv_size].
+    """
+    group = spec.num_heads // spec.num_kv_heads
+    heads = tensor.view(spec.num_kv_heads, group + 2, spec.head_dim, *tensor.shape[1:])
+    return torch.cat([part.flatten(0, 2) for part in heads.split([group, 1, 1], dim=1)])
 
 
 def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:

@@ -87,7 +87,8 @@ class Runner:
         tensors = map_weights(weights, weight_layout(spec, dtype))
         shape = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
         pool = kv_pool(kv, shape, ledger.num_pages)
-        return Runner(Decoder(spec, tensors, cpu), spec, pool, ledger, on_layer)
+        decoder = Decoder(spec, tensors, cpu, ledger.max_model_len)
+        return Runner(decoder, spec, pool, ledger, on_layer)
 
     def run(self, plan: Plan) -> list[Result]:
         """Computes one step; a result for each row."""

@@ -1,6 +1,7 @@
 """The architectures that pdrt runs: for each a small map from its config and tensor names to ours.
 
-A family is a module with `ARCHITECTURES`, `LAYER` and `OTHER` (names) and `spec(config)`.
+A family is a module with `ARCHITECTURES`, `TENSORS` (names) and `spec(config)`; docs/models.md
+shows how one is added.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from pdrt.errors import ModelError
-from pdrt.model.families import llama, phi
+from pdrt.model.families import gemma, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3
+from pdrt.model.families.refused import missing
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.spec import ModelSpec
 
@@ -22,18 +24,23 @@ class Family(Protocol):
         """Values of `architectures[0]` and of `model_type`."""
 
     @property
-    def LAYER(self) -> Mapping[str, tuple[str, ...]]:
-        """Our name in a layer -> the checkpoint's, to be joined along the first dimension."""
-
-    @property
-    def OTHER(self) -> Mapping[str, tuple[str, ...]]:
-        """The same outside of the layers."""
+    def TENSORS(self) -> Mapping[str, tuple[str, ...]]:
+        """Our name -> the checkpoint's, to be joined along the first dimension; N: the layer."""
 
     def spec(self, config: HFConfig) -> ModelSpec:
         """Raises ModelError where the config asks for something that the decoder has not."""
 
 
-FAMILIES: dict[str, Family] = {"llama": llama, "phi": phi}
+FAMILIES: dict[str, Family] = {
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "phi": phi,
+    "phi3": phi3,
+    "gemma": gemma,
+    "gpt_neox": gpt_neox,
+}
 
 
 def spec_of(config: HFConfig) -> ModelSpec:
@@ -46,9 +53,11 @@ def spec_of(config: HFConfig) -> ModelSpec:
     for family in FAMILIES.values():
         if architecture in family.ARCHITECTURES:
             return family.spec(config)
+    what = missing(architecture)
+    needs = f" (it needs {what})" if what else ""
     known = ", ".join(family.ARCHITECTURES[0] for family in FAMILIES.values())
     raise ModelError(
-        f"{config.place}: architecture {architecture!r} is not supported; known are {known}"
+        f"{config.place}: architecture {architecture!r} is not supported{needs}; known are {known}"
     )
 
 
@@ -57,8 +66,8 @@ def sources(family_name: str, name: str) -> tuple[str, ...]:
 
     `layers.3.qkv.weight` -> `model.layers.3.self_attn.q_proj.weight`, and those of k and v.
     """
-    family = FAMILIES[family_name]
     *path, part, kind = name.split(".")
-    if path:
-        return tuple(f"model.layers.{path[1]}.{source}.{kind}" for source in family.LAYER[part])
-    return tuple(f"{source}.{kind}" for source in family.OTHER[part])
+    ours = f"layers.N.{part}" if path else part
+    layer = path[-1] if path else ""
+    names = FAMILIES[family_name].TENSORS[ours]
+    return tuple(f"{theirs.replace('.N.', f'.{layer}.')}.{kind}" for theirs in names)

@@ -3,52 +3,41 @@ rotated, and every linear has a bias, the head too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pdrt.model.families import plain
 from pdrt.model.hf_config import HFConfig
-from pdrt.model.spec import ModelSpec
+from pdrt.model.spec import Activation, ModelSpec
 
 ARCHITECTURES = ("PhiForCausalLM", "phi")
 
-LAYER = {
-    "attention_norm": ("input_layernorm",),
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_out": ("self_attn.dense",),
-    "up": ("mlp.fc1",),
-    "down": ("mlp.fc2",),
-}
-OTHER = {
+TENSORS = {
     "embedding": ("model.embed_tokens",),
+    "layers.N.attention_norm": ("model.layers.N.input_layernorm",),
+    "layers.N.qkv": (
+        "model.layers.N.self_attn.q_proj",
+        "model.layers.N.self_attn.k_proj",
+        "model.layers.N.self_attn.v_proj",
+    ),
+    "layers.N.attention_out": ("model.layers.N.self_attn.dense",),
+    "layers.N.up": ("model.layers.N.mlp.fc1",),
+    "layers.N.down": ("model.layers.N.mlp.fc2",),
     "final_norm": ("model.final_layernorm",),
     "head": ("lm_head",),
 }
 
+ACTIVATIONS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
 
 def spec(config: HFConfig) -> ModelSpec:
-    config.require("hidden_act", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
     config.require("qk_layernorm", (False,), False)
-    num_heads = config.integer("num_attention_heads")
-    hidden_size = config.integer("hidden_size")
-    head_dim = config.integer("head_dim", hidden_size // num_heads)
-    rope = config.rope()
-    return ModelSpec(
-        family="phi",
-        vocab_size=config.integer("vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=config.integer("intermediate_size"),
-        num_layers=config.integer("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=config.integer("num_key_value_heads", num_heads),
-        head_dim=head_dim,
-        rotary_dim=int(head_dim * rope.number("partial_rotary_factor", 0.5)),
-        rope_theta=rope.number("rope_theta", 10000.0),
-        max_position_embeddings=config.integer("max_position_embeddings"),
-        norm="layer",
-        norm_eps=config.number("layer_norm_eps"),
-        activation="gelu_tanh",
+    config = config.defaults(partial_rotary_factor=0.5)
+    return replace(
+        plain.spec(config, "phi", norm="layer", activations=ACTIVATIONS),
         parallel=True,
-        attention_bias=True,
+        shared_norm=True,
+        qkv_bias=True,
+        attention_out_bias=True,
         mlp_bias=True,
         head_bias=True,
-        tied_embeddings=config.flag("tie_word_embeddings", False),
-        eos_token_ids=config.token_ids("eos_token_id"),
-        dtype=config.dtype(),
     )

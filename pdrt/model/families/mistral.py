@@ -1,0 +1,18 @@
+"""Mistral: llama with a sliding window, in the versions that have one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pdrt.model.families import plain
+from pdrt.model.hf_config import HFConfig
+from pdrt.model.spec import ModelSpec
+
+ARCHITECTURES = ("MistralForCausalLM", "mistral")
+
+TENSORS = plain.TENSORS
+
+
+def spec(config: HFConfig) -> ModelSpec:
+    has_window = config.get("sliding_window") is not None
+    return replace(plain.spec(config, "mistral"), windows=plain.windows(config, has_window))

@@ -1,0 +1,94 @@
+"""The plain decoder, which is llama's: the names and config keys that most families share.
+
+A family takes `plain.spec(config, name)` and replaces what it does otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pdrt.model.hf_config import HFConfig
+from pdrt.model.rope import rope_of
+from pdrt.model.spec import Activation, ModelSpec
+
+TENSORS: dict[str, tuple[str, ...]] = {
+    "embedding": ("model.embed_tokens",),
+    "layers.N.attention_norm": ("model.layers.N.input_layernorm",),
+    "layers.N.qkv": (
+        "model.layers.N.self_attn.q_proj",
+        "model.layers.N.self_attn.k_proj",
+        "model.layers.N.self_attn.v_proj",
+    ),
+    "layers.N.attention_out": ("model.layers.N.self_attn.o_proj",),
+    "layers.N.mlp_norm": ("model.layers.N.post_attention_layernorm",),
+    "layers.N.gate_up": ("model.layers.N.mlp.gate_proj", "model.layers.N.mlp.up_proj"),
+    "layers.N.down": ("model.layers.N.mlp.down_proj",),
+    "final_norm": ("model.norm",),
+    "head": ("lm_head",),
+}
+
+SILU: dict[str, Activation] = {"silu": "silu_gated"}
+
+
+def spec(
+    config: HFConfig,
+    family: str,
+    norm: Literal["rms", "layer"] = "rms",
+    activations: Mapping[str, Activation] = SILU,
+) -> ModelSpec:
+    """The spec that the common keys of a config describe.
+
+    Args:
+        activations: values of hidden_act that the family knows; the first is the default.
+
+    Raises:
+        ModelError: a key is missing, or has a value that the decoder does not carry.
+    """
+    num_layers = config.integer("num_hidden_layers")
+    num_heads = config.integer("num_attention_heads")
+    hidden_size = config.integer("hidden_size")
+    head_dim = config.integer("head_dim", max(1, hidden_size // num_heads))
+    attention_bias = config.flag("attention_bias", False)
+    return ModelSpec(
+        family=family,
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=config.integer("intermediate_size"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=config.integer("num_key_value_heads", num_heads),
+        head_dim=head_dim,
+        rope=rope_of(config, head_dim),
+        norm=norm,
+        norm_eps=config.number(f"{norm}_norm_eps"),
+        activation=config.choice("hidden_act", activations),
+        windows=(0,) * num_layers,
+        qkv_bias=attention_bias,
+        attention_out_bias=attention_bias,
+        mlp_bias=config.flag("mlp_bias", False),
+        tied_embeddings=config.flag("tie_word_embeddings", False),
+        eos_token_ids=config.token_ids("eos_token_id"),
+        dtype=config.dtype(),
+    )
+
+
+def windows(config: HFConfig, enabled: bool, first: int = 0) -> tuple[int, ...]:
+    """The sliding window of each layer, 0 where it sees all.
+
+    Args:
+        enabled: whether the model has windows at all.
+        first: the first layer with a window, where layer_types does not say which have one.
+
+    Raises:
+        ModelError: layer_types does not name attention with or without a window for each layer.
+    """
+    num_layers = config.integer("num_hidden_layers")
+    window = config.integer("sliding_window") if enabled else 0
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return tuple(window if layer >= first else 0 for layer in range(num_layers))
+    sizes = {"full_attention": 0, "sliding_attention": window}
+    if not isinstance(kinds, list) or len(kinds) != num_layers or not {*kinds} <= {*sizes}:
+        raise config.error("layer_types", f"{num_layers} of {', '.join(sizes)}")
+    return tuple(sizes[kind] for kind in kinds)
