@@ -151,3 +151,14 @@ def greedy(model: PreTrainedModel, prompt: list[int], num_tokens: int, name: str
             past_key_values=output.past_key_values,
             use_cache=True,
         )
+
+
+@torch.inference_mode()
+def logits_of(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    """Of all tokens, in one forward pass: [num_tokens, vocab_size] float32."""
+    return model(input_ids=torch.tensor([tokens])).logits[0].float()
+
+
+def random_tokens(num_tokens: int, seed: int = 3) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB_SIZE, (num_tokens,), generator=generator).tolist()

@@ -109,3 +109,12 @@ class Request:
         places = slots(pages, positions, self._model.page_size)
         ids = torch.tensor(tokens, dtype=torch.int32)
         return Row(ids, torch.from_numpy(positions), torch.from_numpy(places))
+
+
+def in_chunks(model: PagedModel, tokens: list[int], *lengths: int) -> Tensor:
+    """Logits of all tokens, computed in chunks of these lengths and then one by one."""
+    request, parts, start = model.request(), [], 0
+    for length in [*lengths, *[1] * (len(tokens) - sum(lengths))]:
+        parts.append(model.logits((request, tokens[start : start + length])))
+        start += length
+    return torch.cat(parts)

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from tests.checkpoints import FAMILIES, VOCAB_SIZE, transformers_model
+from tests.checkpoints import FAMILIES, logits_of, random_tokens, transformers_model
 from tests.oracle import answers, assert_equals
-from tests.paged import PagedModel
+from tests.paged import PagedModel, in_chunks
 
 PROMPTS = (0, 2, 9)  # of the oracle: text, a question, a table
 
@@ -28,25 +26,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(params=[*FAMILIES])
 def checkpoint(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Path:
     return request.getfixturevalue("smollm2") if request.param == "smollm2" else tiny(request.param)
-
-
-@torch.inference_mode()
-def logits_of(model: PreTrainedModel, tokens: list[int]) -> Tensor:
-    return model(input_ids=torch.tensor([tokens])).logits[0].float()
-
-
-def random_tokens(num_tokens: int, seed: int = 3) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB_SIZE, (num_tokens,), generator=generator).tolist()
-
-
-def in_chunks(model: PagedModel, tokens: list[int], *lengths: int) -> Tensor:
-    """Logits of all tokens, computed in chunks of these lengths and then one by one."""
-    request, parts, start = model.request(), [], 0
-    for length in [*lengths, *[1] * (len(tokens) - sum(lengths))]:
-        parts.append(model.logits((request, tokens[start : start + length])))
-        start += length
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("page_size", [16, 32])

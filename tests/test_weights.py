@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,27 @@ def test_every_tensor_of_the_checkpoint_arrives(tiny_llama: Path) -> None:
     assert torch.equal(ours["layers.1.gate_up.weight"], torch.cat(gate_up))
     assert torch.equal(ours["head.weight"], theirs["lm_head.weight"])
     assert sum(t.numel() for t in ours.values()) == sum(t.numel() for t in theirs.values())
+
+
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+def test_heads_that_the_checkpoint_interleaves_are_put_in_order(
+    tiny: Callable[[str], Path], kind: str
+) -> None:
+    folder = tiny("gpt_neox")
+    name = f"gpt_neox.layers.1.attention.query_key_value.{kind}"
+    theirs = load_file(folder / "model.safetensors")[name]
+    q0, k0, v0, q1, k1, v1 = theirs.split(64)  # two heads of 64
+    expected = torch.cat([q0, q1, k0, k1, v0, v1])
+    assert torch.equal(loaded(folder, "float32")[f"layers.1.qkv.{kind}"], expected)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("qkv", "self_attn.qkv"), ("gate_up", "mlp.gate_up")])
+def test_tensors_that_the_checkpoint_has_in_one_stay_so(
+    tiny: Callable[[str], Path], ours: str, theirs: str
+) -> None:
+    folder = tiny("phi3")
+    expected = load_file(folder / "model.safetensors")[f"model.layers.0.{theirs}_proj.weight"]
+    assert torch.equal(loaded(folder, "float32")[f"layers.0.{ours}.weight"], expected)
 
 
 def test_weights_are_cast_once_to_the_nearest_bfloat16(tiny_phi: Path) -> None:

@@ -114,10 +114,17 @@ def rope_of(config: HFConfig, head_dim: int) -> Rope:
         )
     scaling = read(values)
     dim = int(head_dim * values.number("partial_rotary_factor", 1.0))
-    if isinstance(scaling, LongRope) and len(scaling.long_factors) != dim // 2:
-        raise values.error("long_factor", f"{dim // 2} factors, one for each rotated pair")
+    if isinstance(scaling, LongRope):
+        _check_factors(values, scaling, dim // 2)
     known = values.integer("max_position_embeddings")
     return Rope(dim, values.number("rope_theta", 10000.0), scaling, _max_length(known, scaling))
+
+
+def _check_factors(config: HFConfig, scaling: LongRope, num_pairs: int) -> None:
+    factors = {"short_factor": scaling.short_factors, "long_factor": scaling.long_factors}
+    for key, values in factors.items():
+        if len(values) != num_pairs:
+            raise config.error(key, f"{num_pairs} factors, one for each rotated pair")
 
 
 def _max_length(known: int, scaling: RopeScaling | None) -> int:
@@ -175,7 +182,7 @@ def _llama3(config: HFConfig) -> Llama3:
 
 
 def _longrope(config: HFConfig) -> LongRope:
-    """Attention factor: equation in section 3.3 of the phi-3 report's LongRoPE, as transformers."""
+    """Attention factor: sqrt(1 + ln(factor) / ln(original)), as phi-3's own code computes it."""
     original = config.integer("original_max_position_embeddings")
     if original < 2:
         raise config.error("original_max_position_embeddings", "2 or more")

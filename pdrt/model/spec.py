@@ -44,8 +44,8 @@ class ModelSpec:
             added to it together; else the MLP reads what the attention has added to.
         shared_norm: parallel, with one norm for attention and MLP.
         embedding_scale: multiplies the embedding, rounded to the dtype of the weights.
-        qkv_by_head: the checkpoint has the rows of q, k and v of one KV head together, then those
-            of the next head; they are put in order when they are loaded.
+        qkv_by_head: the checkpoint has the rows of q, k and v of one head together, then those of
+            the next head; they are put in order when they are loaded. Not with shared KV heads.
     """
 
     family: str

@@ -51,14 +51,13 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
 
 
 def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
-    """Rows of q, k, v of each KV head in turn -> those of q, then of k, then of v.
+    """Rows of q, k, v of each head in turn -> those of q, then of k, then of v, of all heads.
 
     Args:
         tensor: a weight [qkv_size, hidden_size] or a bias [qkv_size].
     """
-    group = spec.num_heads // spec.num_kv_heads
-    heads = tensor.view(spec.num_kv_heads, group + 2, spec.head_dim, *tensor.shape[1:])
-    return torch.cat([part.flatten(0, 2) for part in heads.split([group, 1, 1], dim=1)])
+    by_head = tensor.unflatten(0, (spec.num_heads, 3, spec.head_dim))
+    return by_head.transpose(0, 1).flatten(0, 2)
 
 
 def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:

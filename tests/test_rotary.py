@@ -1,0 +1,303 @@
+"""Rotary embeddings: each kind of scaling is that of transformers, and fixed for a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, Phi3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from pdrt.errors import ModelError
+from pdrt.model.checkpoint import read_spec
+from pdrt.model.hf_config import HFConfig
+from pdrt.model.rope import Rope, rope_of
+from pdrt.model.rotary import attention_factor, rotary_frequencies, rotary_table
+from tests.checkpoints import greedy, logits_of, make, random_tokens, transformers_model
+from tests.model_server import Shape, Weights, make_server, request
+from tests.oracle import assert_equals
+from tests.paged import PagedModel, in_chunks
+
+Parameters = dict[str, object]
+
+LINEAR: Parameters = {"rope_type": "linear", "factor": 4.0}
+DYNAMIC: Parameters = {"rope_type": "dynamic", "factor": 3.0}
+YARN: Parameters = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3: Parameters = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONGROPE: Parameters = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + i / 20 for i in range(8)],
+    "long_factor": [1.0 + i for i in range(8)],
+    "original_max_position_embeddings": 64,
+}
+BY_LENGTH = ("dynamic", "longrope")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config_of(parameters: Parameters, max_positions: int = 256) -> LlamaConfig:
+    """head_dim 16, so 8 rotated pairs."""
+    return LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=max_positions,
+        rope_parameters={"rope_theta": 10000.0} | parameters,
+    )
+
+
+def rope(parameters: Parameters, max_positions: int = 256) -> Rope:
+    return rope_of(HFConfig(config_of(parameters, max_positions).to_dict(), "config.json"), 16)
+
+
+# -- the formulas ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_model_len", [40, 64, 65, 256, 1000])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        LINEAR,
+        DYNAMIC,
+        DYNAMIC | {"factor": 1.0},
+        YARN,
+        YARN | {"factor": 40.0, "beta_fast": 16, "beta_slow": 2, "truncate": False},
+        YARN | {"mscale": 0.707, "mscale_all_dim": 1.2},
+        YARN | {"attention_factor": 0.8},
+        YARN | {"original_max_position_embeddings": 4},  # the ramp begins before the first pair
+        YARN | {"original_max_position_embeddings": 100_000, "rope_theta": 50.0},  # ends past last
+        LLAMA3,
+        LLAMA3 | {"low_freq_factor": 2.0, "high_freq_factor": 32.0, "rope_theta": 500000.0},
+        LONGROPE,
+        LONGROPE | {"factor": 32.0},
+        LONGROPE | {"attention_factor": 1.5},
+    ],
+    ids=str,
+)
+def test_frequencies_are_those_of_transformers(parameters: Parameters, max_model_len: int) -> None:
+    config = config_of(parameters)
+    function = ROPE_INIT_FUNCTIONS[str(parameters["rope_type"])]
+    expected, factor = function(config, torch.device("cpu"), seq_len=max_model_len)
+    ours = rope(parameters)
+    actual = rotary_frequencies(ours, max_model_len)
+    torch.testing.assert_close(actual, expected, rtol=3e-7, atol=0)
+    assert attention_factor(ours) == pytest.approx(factor, rel=1e-12)
+
+
+def test_the_table_has_cosines_then_sines_of_every_position(tiny_phi: Path) -> None:
+    table = rotary_table(read_spec(tiny_phi).rope, 300)
+    assert table.shape == (300, 32) and table.dtype == torch.float32
+    # pair 3 of 16 at position 100 turns by 100 * 10000^(-6/32)
+    angle = torch.tensor(100 * 10000.0 ** (-6 / 32))
+    torch.testing.assert_close(table[100, 3], angle.cos(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(table[100, 19], angle.sin(), rtol=0, atol=1e-5)
+
+
+def test_the_attention_factor_is_in_the_table() -> None:
+    plain, sharper = rope(YARN | {"attention_factor": 1.0}), rope(YARN | {"attention_factor": 2.0})
+    assert torch.equal(2 * rotary_table(plain, 50), rotary_table(sharper, 50))
+
+
+@pytest.mark.parametrize("parameters", [DYNAMIC, LONGROPE], ids=BY_LENGTH)
+def test_kinds_that_switch_by_length_are_fixed_by_the_servers(parameters: Parameters) -> None:
+    original = 64 if parameters is LONGROPE else 256
+    short, same = rotary_table(rope(parameters), 10), rotary_table(rope(parameters), original)
+    long = rotary_table(rope(parameters), original + 1)
+    assert torch.equal(short, same[:10])
+    assert not torch.equal(short, long[:10])
+
+
+@pytest.mark.parametrize("parameters", [LINEAR, YARN, LLAMA3], ids=lambda p: p["rope_type"])
+def test_other_kinds_do_not_depend_on_the_servers_length(parameters: Parameters) -> None:
+    short, long = rotary_table(rope(parameters), 10), rotary_table(rope(parameters), 1000)
+    assert torch.equal(short, long[:10])
+
+
+# -- whole models ---------------------------------------------------------------------------------
+
+CASES = [
+    (LINEAR, 160),
+    (DYNAMIC, 160),  # beyond the original length 100: scaled for 160, as transformers for 160
+    (DYNAMIC, 90),
+    (YARN, 160),
+    (LLAMA3, 160),
+    (LONGROPE, 160),
+    (LONGROPE, 64),
+]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "length"), CASES, ids=lambda v: v["rope_type"] if isinstance(v, dict) else str(v)
+)
+def test_logits_are_those_of_transformers_for_the_servers_length(
+    tmp_path: Path, parameters: Parameters, length: int
+) -> None:
+    positions = 100 if parameters is DYNAMIC else 256
+    theta = {"rope_theta": 10000.0}
+    folder = make(
+        "llama", tmp_path, max_position_embeddings=positions, rope_parameters=theta | parameters
+    )
+    tokens = random_tokens(length)
+    expected = logits_of(transformers_model(folder), tokens)
+    ours = in_chunks(PagedModel(folder, max_model_len=length), tokens, 33, length - 40)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "length"),
+    [(LINEAR, 256), (DYNAMIC, 256), (YARN, 256), (LLAMA3, 256), (LONGROPE, 64)],
+    ids=lambda v: v["rope_type"] if isinstance(v, dict) else str(v),
+)
+@pytest.mark.parametrize("mode", ["separated", "unified"])
+def test_servers_give_the_tokens_of_transformers(
+    tmp_path: Path, parameters: Parameters, length: int, mode: str
+) -> None:
+    theta = {"rope_theta": 10000.0}
+    folder = make(
+        "llama", tmp_path, max_position_embeddings=256, rope_parameters=theta | parameters
+    )
+    prompts = [random_tokens(n, seed=n) for n in (3, 30, length - 40 if length > 64 else 24)]
+    model = transformers_model(folder)
+    expected = [greedy(model, prompt, 34, f"{len(prompt)}") for prompt in prompts]
+    shape = Shape(mode, chunk=64, threads=1, max_model_len=length, num_pages=64)
+    server = make_server(Weights(folder), shape)
+    clients = server.run([request(a.name, a.prompt_token_ids, max_tokens=34) for a in expected])
+    for answer, client in zip(expected, clients, strict=True):
+        assert len(client.tokens) == 34
+        assert_equals(answer, client.tokens)
+
+
+def test_phi3_with_longrope_over_part_of_each_head_is_carried(tmp_path: Path) -> None:
+    parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,  # of head_dim 96: 36 pairs
+        "short_factor": [1.0 + i / 50 for i in range(36)],
+        "long_factor": [1.0 + i / 3 for i in range(36)],
+    }
+    lengths = {"max_position_embeddings": 512, "original_max_position_embeddings": 64}
+    folder = make("phi3", tmp_path, rope_parameters=parameters, **lengths)
+    assert read_spec(folder).rope.max_length == 512
+    model = transformers_model(folder)
+    for length in (60, 130):
+        tokens = random_tokens(length)
+        ours = in_chunks(PagedModel(folder, max_model_len=length), tokens, 50)
+        torch.testing.assert_close(ours, logits_of(model, tokens), rtol=1e-4, atol=1e-4)
+
+
+# -- what configs say -----------------------------------------------------------------------------
+
+LLAMA: Parameters = {"max_position_embeddings": 4096, "rope_theta": 500.0}
+
+
+def read(**values: object) -> Rope:
+    return rope_of(HFConfig(LLAMA | values, "config.json"), 16)
+
+
+@pytest.mark.parametrize(
+    "parameters", [LINEAR, DYNAMIC, YARN, LLAMA3, LONGROPE], ids=lambda p: p["rope_type"]
+)
+def test_both_spellings_say_the_same(parameters: Parameters) -> None:
+    new = read(rope_theta=None, rope_parameters=parameters | {"rope_theta": 500.0})
+    old = read(rope_scaling=parameters)
+    older = read(
+        rope_scaling={"type" if key == "rope_type" else key: parameters[key] for key in parameters}
+    )
+    assert new == old == older
+    assert new.theta == 500.0 and new.scaling is not None
+
+
+@pytest.mark.parametrize("empty", [{}, {"rope_scaling": None}, {"rope_parameters": {}}])
+def test_a_config_without_scaling_has_none(empty: Parameters) -> None:
+    assert read(**empty) == Rope(16, 500.0, None, 4096)
+
+
+def test_the_first_names_of_longrope_are_known() -> None:
+    expected = read(rope_scaling=LONGROPE)
+    for name in ("su", "yarn"):
+        assert read(rope_scaling=LONGROPE | {"rope_type": name}) == expected
+
+
+def test_phi3s_original_length_stands_outside_of_the_scaling() -> None:
+    inside = {k: v for k, v in LONGROPE.items() if k != "original_max_position_embeddings"}
+    assert read(rope_scaling=inside, original_max_position_embeddings=64) == read(
+        rope_scaling=LONGROPE
+    )
+    # as transformers has it
+    lengths = {"max_position_embeddings": 4096, "original_max_position_embeddings": 64}
+    config = Phi3Config(hidden_size=64, num_attention_heads=4, rope_parameters=LONGROPE, **lengths)
+    assert rope_of(HFConfig(config.to_dict(), "c"), 16) == read(
+        rope_scaling=LONGROPE, rope_theta=10000.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "max_length"),
+    [
+        (LINEAR, 4 * 4096),  # as vicuna-16k: 4096 in its config, factor 4
+        (DYNAMIC, 3 * 4096),
+        (YARN | {"original_max_position_embeddings": 4096}, 4 * 4096),  # as Qwen2.5's card
+        (
+            YARN | {"original_max_position_embeddings": 1024},
+            4096,
+        ),  # configs that say the new length
+        (LLAMA3, 4096),
+        (LONGROPE, 4096),
+    ],
+    ids=str,
+)
+def test_scaling_makes_the_longest_length_known(parameters: Parameters, max_length: int) -> None:
+    assert read(rope_scaling=parameters).max_length == max_length
+
+
+def without(parameters: Parameters, key: str) -> Parameters:
+    return {k: v for k, v in parameters.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rope_type": "mrope"}, "scaling 'mrope' is not supported; known are default, linear"),
+        (LINEAR | {"factor": 0.5}, "factor is 0.5; expected a number from 1 on"),
+        (LINEAR | {"factor": float("inf")}, "factor is inf; expected a number"),
+        (without(LINEAR, "factor"), "no 'factor'"),
+        (YARN | {"beta_slow": 0}, "beta_slow is 0; expected a positive number"),
+        (YARN | {"truncate": "no"}, "truncate is 'no'; expected true or false"),
+        (without(LLAMA3, "original_max_position_embeddings"), "no 'original_max_position_emb"),
+        (LLAMA3 | {"high_freq_factor": 1.0}, "high_freq_factor is 1.0; expected more than"),
+        (LONGROPE | {"long_factor": [1.0] * 7}, "long_factor is .*; expected 8 factors"),
+        (LONGROPE | {"short_factor": [1.0] * 9}, "short_factor is .*; expected 8 factors"),
+        (LONGROPE | {"short_factor": None}, "no 'short_factor'; expected a list of positive"),
+        (LONGROPE | {"long_factor": [0.0] * 8}, "expected a list of positive numbers"),
+        ({"full_attention": LINEAR}, "expected one set of rotary parameters for all layers"),
+        ({"rope_theta": 1.0}, "rope_theta 1.0 must be above 1"),
+        ({"partial_rotary_factor": 0.2}, "rotary dimension 3 must be even"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_named(parameters: Parameters, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        read(rope_parameters=parameters)
+
+
+def test_every_kind_of_transformers_is_carried_or_refused_by_name() -> None:
+    refused: list[str] = []
+    for kind in ROPE_INIT_FUNCTIONS:
+        try:
+            read(rope_parameters=LONGROPE | LLAMA3 | {"rope_type": kind})
+        except ModelError as error:
+            assert f"scaling {kind!r} is not supported" in str(error)
+            refused.append(kind)
+    assert refused == ["proportional"]
