@@ -108,9 +108,8 @@ def make_phi(folder: Path, **changes: object) -> Path:
 def _save(model: PreTrainedModel, folder: Path, chat_template: str | None) -> Path:
     generator = torch.Generator().manual_seed(20)
     for name, parameter in model.named_parameters():
-        parameter.data.normal_(0.0, 0.2, generator=generator)
-        if "norm" in name and name.endswith("weight"):
-            parameter.data += 1.0
+        start = parameter.data.clone() if "norm" in name else 0.0  # 1 in most families, 0 in gemma
+        parameter.data.normal_(0.0, 0.2, generator=generator).add_(start)
     model.save_pretrained(folder)
     _byte_tokenizer().save(str(folder / "tokenizer.json"))
     config = {"eos_token": END} | ({"chat_template": chat_template} if chat_template else {})

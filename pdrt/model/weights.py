@@ -56,7 +56,7 @@ def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
     Args:
         tensor: a weight [qkv_size, hidden_size] or a bias [qkv_size].
     """
-    by_head = tensor.unflatten(0, (spec.num_heads, 3, spec.head_dim))
+    by_head = tensor.view(spec.num_heads, 3, spec.head_dim, *tensor.shape[1:])
     return by_head.transpose(0, 1).flatten(0, 2)
 
 

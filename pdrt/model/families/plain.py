@@ -88,7 +88,9 @@ def windows(config: HFConfig, enabled: bool, first: int = 0) -> tuple[int, ...]:
     kinds = config.get("layer_types")
     if kinds is None:
         return tuple(window if layer >= first else 0 for layer in range(num_layers))
-    sizes = {"full_attention": 0, "sliding_attention": window}
-    if not isinstance(kinds, list) or len(kinds) != num_layers or not {*kinds} <= {*sizes}:
-        raise config.error("layer_types", f"{num_layers} of {', '.join(sizes)}")
-    return tuple(sizes[kind] for kind in kinds)
+    if not isinstance(kinds, list) or len(kinds) != num_layers:
+        raise config.error("layer_types", f"a list of {num_layers}, one for each layer")
+    known = ("full_attention", "sliding_attention")
+    if not all(kind in known for kind in kinds):
+        raise config.error("layer_types", f"a list of {' or '.join(known)}")
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
