@@ -93,8 +93,8 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
 def make(family: str, folder: Path, **changes: object) -> Path:
     """A checkpoint of one of FAMILIES, its config changed by `changes`."""
     kind, sizes = FAMILIES[family]
-    model = AutoModelForCausalLM.from_config(kind(**{**COMMON, **sizes, **changes}))
-    return _save(model, folder, CHAT_TEMPLATE if family == "llama" else None)
+    config = kind(**{**COMMON, **sizes, **changes})
+    return save_random(config, folder, CHAT_TEMPLATE if family == "llama" else None)
 
 
 def make_llama(folder: Path, **changes: object) -> Path:
@@ -105,15 +105,17 @@ def make_phi(folder: Path, **changes: object) -> Path:
     return make("phi", folder, **changes)
 
 
-def _save(model: PreTrainedModel, folder: Path, chat_template: str | None) -> Path:
+def save_random(config: PreTrainedConfig, folder: Path, chat_template: str | None = None) -> Path:
+    """Random weights for a config, with a tokenizer of bytes."""
+    model = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(20)
     for name, parameter in model.named_parameters():
         start = parameter.data.clone() if "norm" in name else 0.0  # 1 in most families, 0 in gemma
         parameter.data.normal_(0.0, 0.2, generator=generator).add_(start)
     model.save_pretrained(folder)
     _byte_tokenizer().save(str(folder / "tokenizer.json"))
-    config = {"eos_token": END} | ({"chat_template": chat_template} if chat_template else {})
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = {"eos_token": END} | ({"chat_template": chat_template} if chat_template else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     return folder
 
 

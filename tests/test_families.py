@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, StableLmConfig
 
 from pdrt.errors import ModelError
 from pdrt.model.checkpoint import locate, read_spec
@@ -20,7 +21,14 @@ from pdrt.model.families import FAMILIES, spec_of
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.spec import tensors
 from tests import checkpoints
-from tests.checkpoints import greedy, logits_of, make, random_tokens, transformers_model
+from tests.checkpoints import (
+    greedy,
+    logits_of,
+    make,
+    random_tokens,
+    save_random,
+    transformers_model,
+)
 from tests.model_server import Shape, Weights, make_server, request
 from tests.oracle import Answer, assert_equals
 from tests.paged import PagedModel, in_chunks
@@ -119,6 +127,7 @@ def test_windows_are_those_of_each_layer() -> None:
     assert windows(MISTRAL_7B) == (4096,) * 4
     assert windows(MISTRAL_7B, sliding_window=None) == (0,) * 4
     assert windows(QWEN_2_5_7B, max_window_layers=2) == (0,) * 4, "use_sliding_window is false"
+    assert windows(QWEN_2_5_7B, use_sliding_window=True, sliding_window=None) == (0,) * 4
     enabled = {"use_sliding_window": True, "sliding_window": 8}
     assert windows(QWEN_2_5_7B, max_window_layers=2, **enabled) == (0, 0, 8, 8)
     assert windows(QWEN_3_0_6B, max_window_layers=0, **enabled) == (8,) * 4
@@ -180,3 +189,26 @@ def test_no_tensor_of_the_checkpoint_is_left_out(tiny: Callable[[str], Path], na
     folder = tiny(name)
     model = transformers_model(folder)
     assert len(locate(folder, read_spec(folder))) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"use_qkv_bias": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5}],
+    ids=["plain", "parallel"],
+)
+def test_the_family_in_the_guide_runs_word_for_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    source = guide.split("```python\n")[1].split("```")[0]
+    stablelm = types.ModuleType("stablelm")
+    exec(source, vars(stablelm))
+    monkeypatch.setitem(FAMILIES, "stablelm", stablelm)
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = StableLmConfig(**checkpoints.COMMON, **small, **heads, **changes)
+    folder = save_random(config, tmp_path)
+    tokens = random_tokens(60)
+    expected = logits_of(transformers_model(folder), tokens)
+    ours = in_chunks(PagedModel(folder), tokens, 33, 20)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)

@@ -296,6 +296,7 @@ def without(parameters: Parameters, key: str) -> Parameters:
         ({"full_attention": LINEAR}, "expected one set of rotary parameters for all layers"),
         ({"rope_theta": 1.0}, "rope_theta 1.0 must be above 1"),
         ({"partial_rotary_factor": 0.2}, "rotary dimension 3 must be even"),
+        (DYNAMIC | {"partial_rotary_factor": 0.125}, "rotary dimension 2 is too small for dynamic"),
     ],
 )
 def test_parameters_that_make_no_sense_are_named(parameters: Parameters, message: str) -> None:

@@ -73,7 +73,11 @@ class Kernels(Protocol):
 
 
 class Decoder:
-    """One model: a spec, its weights (by the names of pdrt.model.spec) and a kernel backend."""
+    """One model: a spec, its weights (by the names of pdrt.model.spec) and a kernel backend.
+
+    Args:
+        max_model_len: positions that requests can reach; rotary scaling may depend on it.
+    """
 
     def __init__(
         self,

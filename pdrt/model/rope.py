@@ -92,6 +92,10 @@ class Rope:
     def __post_init__(self) -> None:
         if self.dim < 2 or self.dim % 2:
             raise ModelError(f"rotary dimension {self.dim} must be even and positive")
+        if isinstance(self.scaling, Dynamic) and self.dim < 4:
+            raise ModelError(
+                f"rotary dimension {self.dim} is too small for dynamic scaling; 4 works"
+            )
         if not self.theta > 1:
             raise ModelError(f"rope_theta {self.theta} must be above 1")
 

@@ -67,7 +67,7 @@ def _wavelengths(rope: Rope) -> Tensor:
 
 
 def _dynamic(rope: Rope, scaling: Dynamic, max_model_len: int) -> Tensor:
-    """NTK-aware scaling for a length: Peng et al. 2023, arXiv:2309.00071, section 3 and 3.3.
+    """NTK-aware scaling for a length: Peng et al. 2023, arXiv:2309.00071, 3.1 and 3.3.
 
     The base grows so that the slowest pair is stretched by
     1 + factor * (length / original_length - 1), and the fastest not at all.

@@ -14,5 +14,4 @@ TENSORS = plain.TENSORS
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    has_window = config.get("sliding_window") is not None
-    return replace(plain.spec(config, "mistral"), windows=plain.windows(config, has_window))
+    return replace(plain.spec(config, "mistral"), windows=plain.windows(config))

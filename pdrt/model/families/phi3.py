@@ -18,5 +18,4 @@ TENSORS = plain.TENSORS | {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    has_window = config.get("sliding_window") is not None
-    return replace(plain.spec(config, "phi3"), windows=plain.windows(config, has_window))
+    return replace(plain.spec(config, "phi3"), windows=plain.windows(config))

@@ -73,17 +73,18 @@ def spec(
     )
 
 
-def windows(config: HFConfig, enabled: bool, first: int = 0) -> tuple[int, ...]:
-    """The sliding window of each layer, 0 where it sees all.
+def windows(config: HFConfig, enabled: bool = True, first: int = 0) -> tuple[int, ...]:
+    """The sliding window of each layer, 0 where it sees all; sliding_window null: none has one.
 
     Args:
-        enabled: whether the model has windows at all.
+        enabled: whether sliding_window counts.
         first: the first layer with a window, where layer_types does not say which have one.
 
     Raises:
         ModelError: layer_types does not name attention with or without a window for each layer.
     """
     num_layers = config.integer("num_hidden_layers")
+    enabled = enabled and config.get("sliding_window") is not None
     window = config.integer("sliding_window") if enabled else 0
     kinds = config.get("layer_types")
     if kinds is None:
