@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pdrt.errors import ModelError
 from pdrt.model.checkpoint import read_spec
@@ -92,9 +93,18 @@ def test_frequencies_are_those_of_transformers(parameters: Parameters, max_model
     function = ROPE_INIT_FUNCTIONS[str(parameters["rope_type"])]
     expected, factor = function(config, torch.device("cpu"), seq_len=max_model_len)
     ours = rope(parameters)
-    actual = rotary_frequencies(ours, max_model_len)
-    torch.testing.assert_close(actual, expected, rtol=3e-7, atol=0)
+    assert torch.equal(rotary_frequencies(ours, max_model_len), expected)
     assert attention_factor(ours) == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize("parameters", [LINEAR, YARN, LLAMA3], ids=lambda p: p["rope_type"])
+def test_late_positions_turn_as_far_as_in_transformers(parameters: Parameters) -> None:
+    late = torch.arange(32_000, 32_768)
+    config = config_of(parameters, max_positions=32_768)
+    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), late[None])
+    expected = torch.cat([cos[0, :, :8], sin[0, :, :8]], dim=-1)  # each pair's angle comes twice
+    table = rotary_table(rope(parameters, max_positions=32_768), 32_768)
+    torch.testing.assert_close(table[late], expected, rtol=0, atol=1e-6)
 
 
 def test_the_table_has_cosines_then_sines_of_every_position(tiny_phi: Path) -> None:
