@@ -19,6 +19,7 @@ from pdrt.errors import ModelError
 from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.families import FAMILIES, spec_of
 from pdrt.model.hf_config import HFConfig
+from pdrt.model.rotary import rotary_frequencies
 from pdrt.model.spec import tensors
 from tests import checkpoints
 from tests.checkpoints import (
@@ -212,3 +213,23 @@ def test_the_family_in_the_guide_runs_word_for_word(
     expected = logits_of(transformers_model(folder), tokens)
     ours = in_chunks(PagedModel(folder), tokens, 33, 20)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+ODD: list[object] = [None, True, -1, 0, 1, 3, 1.5, 1e-9, float("nan"), 10**400, "x", [], [[]], {}]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED])
+def test_whatever_a_config_says_the_answer_is_a_spec_or_a_sentence(name: str) -> None:
+    """Each key, and each of the rotary parameters, with each odd value in turn."""
+    config = PUBLISHED[name]
+    scaling = dict(config.get("rope_scaling") or {"rope_type": "linear", "factor": 2.0})
+    changed = [config | {key: odd} for key in config for odd in ODD]
+    changed += [config | {"rope_scaling": scaling | {k: odd}} for k in scaling for odd in ODD]
+    changed += [config | {"rope_scaling": odd} for odd in ODD]
+    num_refused = 0
+    for values in changed:
+        try:
+            rotary_frequencies(spec_of(HFConfig(values, name)).rope, max_model_len=100_000)
+        except ModelError:
+            num_refused += 1
+    assert 0 < num_refused < len(changed)

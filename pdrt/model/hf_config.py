@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TypeVar
 
 from pdrt.errors import ModelError
 
 T = TypeVar("T")
+
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_NUMBER = 1e30  # no model has a larger one, and products of a few stay finite
 
 
 class HFConfig:
@@ -26,26 +28,23 @@ class HFConfig:
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer. Raises ModelError where it is anything else."""
         value = self.get(key, default)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= LARGEST_INTEGER:
             raise self.error(key, "a positive integer")
         return value
 
     def natural(self, key: str, default: int) -> int:
         """An integer from 0 on."""
         value = self.get(key, default)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= LARGEST_INTEGER:
             raise self.error(key, "0 or a positive integer")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise self.error(key, "a number")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if abs(value) <= LARGEST_NUMBER:  # false for NaN
+                return float(value)
+        raise self.error(key, "a number")
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
