@@ -60,8 +60,8 @@ def read_spec(folder: Path) -> ModelSpec:
     config = HFConfig(_read_json(path), str(path))
     if config.get("auto_map") is not None:
         raise ModelError(
-            f"{path} names Python code of its own (auto_map); pdrt never runs a model's code. If its "
-            "architecture is one that pdrt has, delete the key in a copy"
+            f"{path} names Python code of its own (auto_map); pdrt never runs a model's code. If "
+            "its architecture is one that pdrt has, delete the key in a copy"
         )
     spec = spec_of(config)
     generation = folder / "generation_config.json"
