@@ -85,7 +85,7 @@ def make_plan(settings: Settings) -> Plan:
         kv_bytes=kv.pool_bytes(num_pages),
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
-        namespace=hashlib.sha256(f"{folder}\0{dtype}".encode()).digest(),
+        namespace=hashlib.sha256(f"{folder}\0{dtype}\0{max_model_len}".encode()).digest(),
         workers=tuple(_workers(settings)),
     )
     plan = Plan(settings.model, spec, server, available)
