@@ -137,7 +137,8 @@ class AttentionFew {
   template <int kVectors>
   void value(const T* const* runs, int d) {
     const int width = std::min(kLanes, head_dim_ - d);
-    const auto load = [&](int j, int v) {
+    // j is unsigned, so that the division is a shift.
+    const auto load = [&](unsigned j, int v) {
       const T* row = runs[j / kRun] + j % kRun * head_dim_ + d;
       return kVectors > 1 ? V::load(row + v * kLanes) : V::load_first(row, width);
     };

@@ -156,7 +156,8 @@ class AttentionTile {
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum + i * kWidth + v * kLanes) * correction_[v];
-    const auto row = [&](int j) { return runs[j / kRun] + j % kRun * head_dim_ + d; };
+    // Unsigned, so that the division is a shift.
+    const auto row = [&](unsigned j) { return runs[j / kRun] + j % kRun * head_dim_ + d; };
     const int seen = seen_by_all();
     for (int j = skip_; j < seen; ++j) {
       for (int i = 0; i < kDims; ++i)
