@@ -16,6 +16,7 @@ from pdrt.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu"]
+LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Mode = Literal["separated", "unified"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -27,7 +28,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a user may set. None means: chosen from the model and the machine at start-up.
 
     Attributes:
-        model: a folder in Hugging Face layout with safetensors, a GGUF file, or "" for the default.
+        model: a folder in Hugging Face layout, a GGUF file, a name on the hub (ORG/NAME, or
+            ORG/NAME:FILE.gguf), or "" for the default.
+        revision: a branch, tag or commit on the hub; None is the main branch.
+        load_format: auto takes what the model has; dummy gives random weights for its config.
         dtype: of weights and KV. auto: the checkpoint's own, float32 where the CPU lacks bfloat16.
         max_model_len: longest prompt + output, tokens.
         max_num_seqs: most requests in one decode step of one worker.
@@ -40,10 +44,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_queued_requests: requests beyond it are refused.
         watchdog_timeout: seconds without progress after which a worker is killed.
         shutdown_timeout: seconds that a drain may take.
-        seed: of requests that give none.
+        seed: of requests that give none, and of dummy weights.
     """
 
     model: str = ""
+    revision: str | None = None
+    load_format: LoadFormat = "auto"
     dtype: DType = "auto"
     device: Device = "auto"
     max_model_len: int | None = None
@@ -68,6 +74,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ConfigError(f"{flag} is {getattr(self, name)!r}; {accepted}")
 
         require(self.dtype in get_args(DType), "dtype", f"give one of {', '.join(get_args(DType))}")
+        require(
+            self.load_format in get_args(LoadFormat),
+            "load_format",
+            f"give one of {', '.join(get_args(LoadFormat))}",
+        )
+        require(self.revision != "", "revision", "give a branch, tag or commit, or leave it out")
         require(
             self.device in get_args(Device), "device", "this version runs on cpu; give auto or cpu"
         )

@@ -45,10 +45,12 @@ class WorkerSpec(msgspec.Struct, frozen=True, array_like=True):
 class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that keeper, loader and workers need to know; resolved by the front end.
 
-    `folder` is the checkpoint in Hugging Face layout, `namespace` keys the prefix cache.
+    `folder` is the checkpoint in Hugging Face layout, `namespace` keys the prefix cache. With a
+    `dummy_seed` the weights are random, and only the folder's config is read.
     """
 
     folder: str
+    dummy_seed: int | None
     dtype: Literal["float32", "bfloat16"]
     max_model_len: int
     max_num_seqs: int

@@ -17,9 +17,9 @@ from pdrt.config import Settings, cache_dir
 from pdrt.errors import ConfigError, MemoryShortage
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role, ServerSpec, WorkerSpec
-from pdrt.model.checkpoint import locate, read_spec, resolve
-from pdrt.model.default_model import NAME as DEFAULT_MODEL
+from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.source import display_name, resolve
 from pdrt.model.spec import ModelSpec
 
 log = logging.getLogger("pdrt")
@@ -41,9 +41,7 @@ class Plan:
 
     @property
     def model_name(self) -> str:
-        path = Path(self.model)
-        name = path.stem if path.suffix == ".gguf" else path.name
-        return name if self.model else DEFAULT_MODEL
+        return display_name(self.model)
 
     @property
     def folder(self) -> Path:
@@ -63,9 +61,11 @@ def make_plan(settings: Settings) -> Plan:
         ConfigError: settings that cannot work with this model or machine.
         MemoryShortage: the machine has too little memory for them.
     """
-    folder = resolve(settings.model, cache_dir())
+    folder = resolve(settings.model, cache_dir(), settings.revision, settings.load_format)
     spec = read_spec(folder)
-    locate(folder, spec)
+    dummy_seed = settings.seed if settings.load_format == "dummy" else None
+    if dummy_seed is None:
+        locate(folder, spec)
     dtype = _dtype(settings, spec)
     max_model_len = _max_model_len(settings, spec)
     available = machine.available_memory()
@@ -73,6 +73,7 @@ def make_plan(settings: Settings) -> Plan:
     num_pages = _num_pages(settings, max_model_len, kv.page_bytes, available)
     server = ServerSpec(
         folder=str(folder),
+        dummy_seed=dummy_seed,
         dtype=dtype,
         max_model_len=max_model_len,
         max_num_seqs=settings.max_num_seqs,
@@ -85,12 +86,17 @@ def make_plan(settings: Settings) -> Plan:
         kv_bytes=kv.pool_bytes(num_pages),
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
-        namespace=hashlib.sha256(f"{folder}\0{dtype}\0{max_model_len}".encode()).digest(),
+        namespace=_namespace(folder, dtype, max_model_len, dummy_seed),
         workers=tuple(_workers(settings)),
     )
     plan = Plan(settings.model, spec, server, available)
     _check_memory(plan)
     return plan
+
+
+def _namespace(*parts: object) -> bytes:
+    """Keys the prefix cache: with any other of these parts, the same tokens have another KV."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
 
 
 def _dtype(settings: Settings, spec: ModelSpec) -> WeightDType:
@@ -158,15 +164,24 @@ def _workers(settings: Settings) -> Iterator[WorkerSpec]:
 
 
 def _check_memory(plan: Plan) -> None:
-    if plan.needed_memory <= plan.available_memory:
-        return
+    """States what is needed, while nothing of it is taken yet, and refuses what does not fit."""
     server = plan.server
-    raise MemoryShortage(
-        f"{_gib(plan.needed_memory)} are needed and {_gib(plan.available_memory)} are available: "
+    parts = (
         f"weights {_gib(server.weight_bytes)}, KV pool {_gib(server.kv_bytes)} "
         f"({server.num_pages} pages), {len(server.workers)} workers "
-        f"{_gib(WORKER_OVERHEAD * len(server.workers))}; give a smaller --num-pages or "
-        "--max-model-len"
+        f"{_gib(WORKER_OVERHEAD * len(server.workers))}"
+    )
+    if plan.needed_memory <= plan.available_memory:
+        log.info(
+            "memory: %s; %s of %s available are needed",
+            parts,
+            _gib(plan.needed_memory),
+            _gib(plan.available_memory),
+        )
+        return
+    raise MemoryShortage(
+        f"{_gib(plan.needed_memory)} are needed and {_gib(plan.available_memory)} are available: "
+        f"{parts}; give a smaller --num-pages or --max-model-len"
     )
 
 

@@ -35,6 +35,6 @@ def tiny_phi(tiny: Callable[[str], Path]) -> Path:
 def smollm2() -> Path:
     """The default model; fetched on first use."""
     from pdrt.config import cache_dir
-    from pdrt.model.checkpoint import resolve
+    from pdrt.model.source import resolve
 
     return resolve("", cache_dir())

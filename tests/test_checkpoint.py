@@ -19,7 +19,8 @@ from pdrt.config import cache_dir
 from pdrt.errors import ModelError
 from pdrt.model import default_model
 from pdrt.model.cache import make_once
-from pdrt.model.checkpoint import locate, read_spec, resolve
+from pdrt.model.checkpoint import locate, read_spec
+from pdrt.model.source import resolve
 from tests.checkpoints import make_llama, make_phi
 
 Tensors = dict[str, torch.Tensor]

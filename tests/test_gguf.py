@@ -15,9 +15,10 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from pdrt.errors import ModelError
-from pdrt.model.checkpoint import locate, read_spec, resolve
+from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.gguf import half_split_rows
 from pdrt.model.gguf_tokenizer import build
+from pdrt.model.source import resolve
 from pdrt.tokenizer import Tokenizer as OurTokenizer
 from tests.checkpoints import VOCAB_SIZE, make_llama
 

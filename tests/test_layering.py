@@ -41,6 +41,7 @@ TORCH_ALLOWED = (
     "pdrt.kv.pool",
     "pdrt.model.batch",
     "pdrt.model.decoder",
+    "pdrt.model.dummy",
     "pdrt.model.rotary",
     "pdrt.model.weights",
     "pdrt.runner",

@@ -1,4 +1,4 @@
-"""Finds a checkpoint and checks that it is whole, before any memory is taken for it.
+"""Reads what a checkpoint is and checks that it is whole, before any memory is taken for it.
 
 A checkpoint is a folder in Hugging Face layout: config.json and safetensors files. Reads headers
 only; the tensors themselves are read by pdrt.model.weights.
@@ -6,7 +6,6 @@ only; the tensors themselves are read by pdrt.model.weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,40 +13,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from pdrt.errors import ModelError
-from pdrt.model import gguf
-from pdrt.model.cache import make_once
-from pdrt.model.default_model import default_model
 from pdrt.model.families import sources, spec_of
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.spec import ModelSpec, Shape, tensors
 
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
-
-
-def resolve(model: str, cache: Path) -> Path:
-    """The folder of the checkpoint that the setting `model` names.
-
-    Args:
-        model: a folder, a GGUF file (converted into the cache on first use), or "": the default.
-
-    Raises:
-        ModelError: there is nothing of that kind.
-    """
-    if not model:
-        return default_model(cache)
-    path = Path(model).expanduser().resolve()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{path} has no config.json; give a folder in Hugging Face layout")
-        return path
-    if path.is_file() and path.suffix == ".gguf":
-        return make_once(cache / "models" / _key(path), lambda folder: gguf.convert(path, folder))
-    if path.is_file():
-        raise ModelError(f"{path} is not a folder or a .gguf file; only safetensors and GGUF run")
-    raise ModelError(
-        f"model {model!r}: no such folder or file; give the path of a local checkpoint"
-    )
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -163,10 +134,3 @@ def _read_json(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds {type(value).__name__}, not an object")
     return value
-
-
-def _key(path: Path) -> str:
-    """A folder name for this very file: another content has another size or time."""
-    stat = path.stat()
-    identity = f"{gguf.CONVERSION}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -50,7 +50,10 @@ class CommandLine:
 
 
 HELP = {
-    "model": "folder with safetensors, or GGUF file; without it SmolLM2-135M-Instruct",
+    "model": "folder with safetensors, GGUF file, or name on the hub, such as microsoft/phi-2 or "
+    "ORG/NAME:FILE.gguf; without it SmolLM2-135M-Instruct",
+    "revision": "branch, tag or commit of a model on the hub",
+    "load_format": "auto takes what the model has; dummy: random weights for its config",
     "dtype": "type of weights and KV; auto is the checkpoint's own",
     "device": "where to run",
     "max_model_len": "longest prompt + output in tokens; default: the model's own",
@@ -65,7 +68,7 @@ HELP = {
     "max_queued_requests": "requests beyond it are refused with 503",
     "watchdog_timeout": "seconds without progress after which a worker is killed and replaced",
     "shutdown_timeout": "seconds that running requests get to finish after SIGTERM",
-    "seed": "seed of requests that give none",
+    "seed": "seed of requests that give none, and of dummy weights",
     "log_level": "least severe messages to log",
     "host": "address to listen on",
     "port": "port to listen on; 0 takes a free one",

@@ -11,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdrt._C import Memory
-from pdrt.messages import Load, Ready
+from pdrt.messages import Load, Ready, ServerSpec
+from pdrt.model.dummy import load_dummy
 from pdrt.model.weights import load_weights
 from pdrt.worker import process
 
@@ -21,11 +22,19 @@ def main() -> None:
     process.begin_work("loader", load.server.log_level)
     try:
         memory = Memory.attach(fds[0], writable=True)
-        load_weights(Path(load.server.folder), load.server.dtype, memory)
+        _load(load.server, memory)
     except Exception as error:
         keeper.send(process.failure(error))
         raise SystemExit(1) from None
     keeper.send(Ready())
+
+
+def _load(server: ServerSpec, memory: Memory) -> None:
+    folder = Path(server.folder)
+    if server.dummy_seed is None:
+        load_weights(folder, server.dtype, memory)
+    else:
+        load_dummy(folder, server.dtype, memory, server.dummy_seed)
 
 
 if __name__ == "__main__":
