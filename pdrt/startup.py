@@ -168,7 +168,8 @@ def _check_memory(plan: Plan) -> None:
     server = plan.server
     parts = (
         f"weights {_gib(server.weight_bytes)}, KV pool {_gib(server.kv_bytes)} "
-        f"({server.num_pages} pages), {len(server.workers)} workers "
+        f"({server.num_pages} pages), {len(server.workers)} "
+        f"worker{'s' if len(server.workers) > 1 else ''} "
         f"{_gib(WORKER_OVERHEAD * len(server.workers))}"
     )
     if plan.needed_memory <= plan.available_memory:

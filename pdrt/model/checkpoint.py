@@ -7,6 +7,7 @@ only; the tensors themselves are read by pdrt.model.weights.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from pdrt.model.families import sources, spec_of
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.spec import ModelSpec, Shape, tensors
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = ("F32", "BF16", "F16")
 
 
@@ -34,6 +37,7 @@ def read_spec(folder: Path) -> ModelSpec:
             f"{path} names Python code of its own (auto_map); pdrt never runs a model's code. If "
             "its architecture is one that pdrt has, delete the key in a copy"
         )
+    _refuse_quantisation(config)
     spec = spec_of(config)
     generation = folder / "generation_config.json"
     if not generation.is_file():
@@ -42,13 +46,24 @@ def read_spec(folder: Path) -> ModelSpec:
     return replace(spec, eos_token_ids=ends or spec.eos_token_ids)
 
 
+def _refuse_quantisation(config: HFConfig) -> None:
+    quantisation = config.get("quantization_config", config.get("compression_config"))
+    if quantisation is None:
+        return
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation
+    raise ModelError(
+        f"{config.place} says that the weights are quantised ({method}); of quantised models only "
+        "GGUF files run: give one, or the model without quantisation"
+    )
+
+
 def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
     """Name of each tensor of the checkpoint that the model needs -> its file.
 
     Raises:
         ModelError: a file is truncated; a tensor is missing or has another shape or type.
     """
-    found = {name: part for path in _files(folder) for name, part in _headers(path).items()}
+    found = {name: part for path in weight_files(folder) for name, part in _headers(path).items()}
     place: dict[str, Path] = {}
     for ours, shape in tensors(spec).items():
         names = sources(spec.family, ours)
@@ -92,21 +107,41 @@ def _split(spec: ModelSpec, ours: str, shape: Shape, num_parts: int) -> list[Sha
     return [(shape[0] // num_parts, *shape[1:])] * num_parts
 
 
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files: one, or those that an index names."""
-    single, index = folder / "model.safetensors", folder / INDEX
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise ModelError(f"{folder} has neither model.safetensors nor {INDEX}")
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ModelError(f"{index} has no weight_map")
-    files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files: one, or those that an index names.
+
+    Raises:
+        ModelError: there are none, or not all.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        raise no_weights(str(folder), [path.name for path in folder.iterdir()])
+    files = [folder / name for name in shards(folder)]
     for file in files:
         if file.parent != folder or not file.is_file():
-            raise ModelError(f"{index} names {file.name}, which is not in the folder")
+            raise ModelError(f"{folder / INDEX} names {file.name}, which is not in the folder")
     return files
+
+
+def shards(folder: Path) -> list[str]:
+    """Names of the files that the index in `folder` names, which need not be there."""
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelError(f"{folder / INDEX} has no weight_map")
+    return sorted({str(name) for name in weight_map.values()})
+
+
+def no_weights(place: str, names: Iterable[str]) -> ModelError:
+    """The error for a folder or repository that has these files, and no safetensors."""
+    pickled = sorted(name for name in names if name.endswith(PICKLED))
+    if not pickled:
+        return ModelError(f"{place} has neither {SINGLE} nor {INDEX}")
+    return ModelError(
+        f"{place} has its weights as pickle only ({pickled[0]}), which pdrt never opens, as that "
+        "runs the code in it; look for a revision with safetensors, or save it again with "
+        "save_pretrained of transformers"
+    )
 
 
 def _headers(path: Path) -> dict[str, _Header]:

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from pdrt.config import LoadFormat
 from pdrt.errors import ConfigError, ModelError
-from pdrt.model import byte_tokenizer, gguf, hub
+from pdrt.model import byte_tokenizer, gguf
 from pdrt.model.cache import make_once
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.model.default_model import default_model
+from pdrt.model.hub import HubModel
 
 SHIPPED = Path(__file__).parent / "configs"  # org--name/config.json, for dummy weights
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<file>\w[\w./-]*\.gguf))?", re.ASCII)
@@ -55,9 +56,9 @@ def resolve(
     if path:
         return _convert(path, cache) if path.is_file() else path
     if name and name["file"]:
-        return _convert(hub.fetch_file(name["repo"], revision, name["file"]), cache)
+        return _convert(HubModel(name["repo"], revision, name["file"]).fetch(), cache)
     if name:
-        return hub.fetch(model, revision)
+        return HubModel(model, revision).fetch()
     raise _unknown(model)
 
 
@@ -104,12 +105,10 @@ def _config_folder(model: str, cache: Path, revision: str | None) -> Path:
             )
         )
     shipped = SHIPPED / model.replace("/", "--")
-    cached = hub.cached(model, revision)
-    if cached:
-        return cached
+    on_hub = HubModel(model, revision, weights=False)
     if shipped.is_dir() and revision is None:
-        return shipped
-    return hub.fetch(model, revision, weights=False)
+        return on_hub.cached() or shipped
+    return on_hub.fetch()
 
 
 def _local(model: str) -> Path | None:

@@ -17,6 +17,7 @@ from pdrt._C import Memory
 from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.families import sources
 from pdrt.model.layout import Layout, WeightDType, weight_layout
+from pdrt.model.progress import told
 from pdrt.model.spec import ModelSpec
 
 
@@ -40,7 +41,10 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
     """
     files = {path: safe_open(path, framework="pt") for path in set(locate(folder, spec).values())}
     place = {name: file for file in files.values() for name in file.keys()}
-    for ours, target in targets.items():
+    total = sum(target.nbytes for target in targets.values())
+    for ours, target in told(
+        targets.items(), lambda item: item[1].nbytes, total, "loading weights"
+    ):
         row = 0
         for name in sources(spec.family, ours):
             tensor = place[name].get_tensor(name)
