@@ -13,11 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from pdrt.errors import ModelError
 
 Get = Callable[[str], object]
+
+# Names of pre-tokenizers, by how they split text before the merges.
+GPT2 = ("gpt-2", "phi-2")
+SINGLE_DIGITS = ("smollm", "starcoder", "codeshell", "refact")  # as GPT-2, each digit on its own
+LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+QWEN2 = ("qwen2",)
 
 
 def write_tokenizer(get: Get, folder: Path) -> None:
@@ -59,8 +74,13 @@ def build(get: Get) -> Tokenizer:
         )
     tokens = _list(get, "tokens")
     merges = [(left, right) for left, _, right in (m.partition(" ") for m in _list(get, "merges"))]
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
-    tokenizer.pre_tokenizer = _pre_tokenizer(get("tokenizer.ggml.pre"))
+    pre = get("tokenizer.ggml.pre")
+    vocab = {token: i for i, token in enumerate(tokens)}
+    # Llama 3 takes a word that is a token as it is, whatever the merges would make of it.
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in LLAMA3))
+    tokenizer.pre_tokenizer = _pre_tokenizer(pre)
+    if pre in QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _post_processor(get, tokens)
     _add_whole_tokens(tokenizer, tokens, _list(get, "token_type"))
@@ -68,21 +88,48 @@ def build(get: Get) -> Tokenizer:
 
 
 def _pre_tokenizer(name: object) -> pre_tokenizers.PreTokenizer:
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if name in ("gpt-2", "phi-2"):
-        return byte_level
-    if name in ("smollm", "starcoder", "codeshell", "refact"):  # each digit is a token
+    if name in GPT2:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in SINGLE_DIGITS:
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, byte_level])
+        return pre_tokenizers.Sequence([digits, _pre_tokenizer(GPT2[0])])
+    if name in (*LLAMA3, *QWEN2):
+        words = Regex(_words(digits=3 if name in LLAMA3 else 1))
+        return pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(words, behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    known = ", ".join((*GPT2, *SINGLE_DIGITS, *LLAMA3, *QWEN2))
     raise ModelError(
-        f"the GGUF file splits text by {name!r}; known are gpt-2, phi-2, smollm, starcoder, "
-        "codeshell and refact; use the model's folder with tokenizer.json"
+        f"the GGUF file splits text by {name!r}; known are {known}; use the model's folder with "
+        "tokenizer.json"
+    )
+
+
+def _words(digits: int) -> str:
+    """How Llama 3 and Qwen 2 split text: contractions, words with the one character before them,
+    numbers in groups of at most `digits`, other characters, ends of lines, spaces."""
+    number = r"\p{N}" if digits == 1 else rf"\p{{N}}{{1,{digits}}}"
+    return "|".join(
+        (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+            r"[^\r\n\p{L}\p{N}]?\p{L}+",
+            number,
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+            r"\s*[\r\n]+",
+            r"\s+(?!\S)",
+            r"\s+",
+        )
     )
 
 
 def _post_processor(get: Get, tokens: Sequence[str]) -> processors.PostProcessor:
-    bos = get("tokenizer.ggml.bos_token_id")
-    if get("tokenizer.ggml.add_bos_token") and isinstance(bos, int):
+    bos, add = get("tokenizer.ggml.bos_token_id"), get("tokenizer.ggml.add_bos_token")
+    if add is None:  # older files do not say; Llama 3 begins every text with one
+        add = get("tokenizer.ggml.pre") in LLAMA3
+    if add and isinstance(bos, int):
         return processors.TemplateProcessing(
             single=f"{tokens[bos]}:0 $A:0",
             pair=f"{tokens[bos]}:0 $A:0 $B:1",
