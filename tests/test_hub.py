@@ -275,7 +275,7 @@ def test_dummy_weights_need_the_config_and_the_tokenizer_only(user: User, hub: H
 def test_one_gguf_file_of_a_repository_is_fetched_and_converted(
     user: User, hub: Hub, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    from tests.test_gguf import write_gguf
+    from tests.gguf_files import write_gguf
 
     path = write_gguf(tiny_llama, tmp_path / "m.gguf")
     hub.add("a/gguf", {"m.gguf": path.read_bytes(), "n.gguf": b"x"})
