@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import random
 from collections.abc import Callable
 
 import pytest
 
 from pdrt.errors import ModelError
+from pdrt.model.gguf_sentencepiece import SPACE
 from pdrt.model.gguf_tokenizer import build
 
 
@@ -74,7 +78,8 @@ def test_control_tokens_are_hidden_and_added_ones_shown() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "tokenizer of kind 'llama'"),
+        ({"model": "t5"}, "tokenizer of kind 't5'; only gpt2 and llama"),
+        ({"model": "llama"}, "no metadata key tokenizer.ggml.scores"),
         ({"pre": "deepseek-llm"}, "splits text by 'deepseek-llm'"),
         ({"merges": None}, "no metadata key tokenizer.ggml.merges"),
         ({"token_type": None}, "no metadata key tokenizer.ggml.token_type"),
@@ -85,3 +90,76 @@ def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         build(tokenizer_metadata(**changes))
+
+
+# -- SentencePiece --------------------------------------------------------------------------------
+
+LETTERS = "abc"
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def pieces_of(seed: int) -> dict[str, float]:
+    """A vocabulary of random strings of a few letters and the space, each with its own score."""
+    rng = random.Random(seed)
+    letters = LETTERS + SPACE
+    words = {"".join(rng.choices(letters, k=rng.randint(2, 4))) for _ in range(60)}
+    return {piece: -float(i) for i, piece in enumerate([*sorted(words, key=hash_of), *letters])}
+
+
+def hash_of(word: str) -> bytes:
+    return hashlib.sha256(word.encode()).digest()
+
+
+def sentencepiece_metadata(pieces: dict[str, float], **changes: object) -> Callable[[str], object]:
+    tokens = ["<unk>", "<s>", "</s>", *BYTES, *pieces]
+    values: dict[str, object] = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": tokens,
+        "scores": [0.0] * (len(tokens) - len(pieces)) + list(pieces.values()),
+        "token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces),
+        "bos_token_id": 1,
+        "unknown_token_id": 0,
+        "add_bos_token": False,
+    } | changes
+    return lambda key: values.get(key.removeprefix("tokenizer.ggml."))
+
+
+def plainly_merged(text: str, pieces: dict[str, float]) -> list[str]:
+    """As SentencePiece's paper has it: the best pair of neighbours, the leftmost of equals."""
+    parts = list(text)
+    while True:
+        pairs = [
+            (a + b, i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in pieces
+        ]
+        if not pairs:
+            return parts
+        merged, at = max(pairs, key=lambda pair: (pieces[pair[0]], -pair[1]))
+        parts[at : at + 2] = [merged]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sentencepiece_merges_the_best_neighbours_first(seed: int) -> None:
+    pieces, rng = pieces_of(seed), random.Random(seed)
+    tokenizer = build(sentencepiece_metadata(pieces))
+    for _ in range(50):
+        text = "".join(rng.choices(LETTERS + " ", k=20))
+        encoded = tokenizer.encode(text)
+        assert encoded.tokens == plainly_merged(SPACE + text.replace(" ", SPACE), pieces)
+        assert tokenizer.decode(encoded.ids) == text
+
+
+def test_sentencepiece_spells_what_has_no_token_in_bytes() -> None:
+    tokenizer = build(sentencepiece_metadata(pieces_of(0), add_space_prefix=False))
+    encoded = tokenizer.encode("é")
+    assert encoded.tokens == ["<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(encoded.ids) == "é"
+
+
+def test_sentencepiece_begins_with_bos_and_a_space_unless_the_file_says_otherwise() -> None:
+    pieces = {SPACE: -1.0, "a": -2.0}
+    usual = build(sentencepiece_metadata(pieces, add_bos_token=None))
+    assert usual.encode("a").tokens == ["<s>", SPACE, "a"]
+    assert usual.decode(usual.encode("a").ids) == "a"
+    bare = build(sentencepiece_metadata(pieces, add_space_prefix=False))
+    assert bare.encode("a</s>").tokens == ["a", "</s>"]

@@ -25,7 +25,9 @@ import importlib.util
 import pdrt
 from pdrt import _C
 from pdrt.kernels.cpu import paged_attention
+from pdrt.model.source import SHIPPED
 assert importlib.util.find_spec("kernels") is None, "a package named kernels was installed"
+assert (SHIPPED / "microsoft--phi-2" / "config.json").is_file()
 print(pdrt.__file__, _C.BUILD, sep="\\n")
 """
 

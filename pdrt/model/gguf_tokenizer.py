@@ -1,8 +1,8 @@
-"""Rebuilds a byte-level BPE tokenizer from the metadata of a GGUF file.
+"""Rebuilds a tokenizer from the metadata of a GGUF file: byte-level BPE or SentencePiece.
 
-The file holds the vocabulary, the merges and the kind of each token, but of the pre-tokenizer only
-a name. How text is split before merging decides the tokens, so a name that is not known here is an
-error: a guess would tokenise almost right, and numbers wrong.
+For byte-level BPE the file holds vocabulary, merges and the kind of each token, but of the
+pre-tokenizer only a name. How text is split before merging decides the tokens, so a name that is
+not known here is an error: a guess would tokenise almost right, and numbers wrong.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from tokenizers import (
 )
 
 from pdrt.errors import ModelError
+from pdrt.model.gguf_sentencepiece import sentencepiece
 
 Get = Callable[[str], object]
+
+KINDS = ("gpt2", "llama")  # byte-level BPE, SentencePiece
 
 # Names of pre-tokenizers, by how they split text before the merges.
 GPT2 = ("gpt-2", "phi-2")
@@ -67,12 +70,19 @@ def write_tokenizer(get: Get, folder: Path) -> None:
 def build(get: Get) -> Tokenizer:
     """The tokenizer that the metadata describes. Raises ModelError as `write_tokenizer` does."""
     kind = get("tokenizer.ggml.model")
-    if kind != "gpt2":
+    if kind not in KINDS:
         raise ModelError(
-            f"the GGUF file has a tokenizer of kind {kind!r}; only byte-level BPE (gpt2) is "
+            f"the GGUF file has a tokenizer of kind {kind!r}; only {' and '.join(KINDS)} are "
             "rebuilt; use the model's folder with tokenizer.json"
         )
-    tokens = _list(get, "tokens")
+    tokens, types = _list(get, "tokens"), _list(get, "token_type")
+    tokenizer = _sentencepiece(get, tokens, types) if kind == "llama" else _byte_level(get, tokens)
+    _add_bos(tokenizer, get, tokens)
+    _add_whole_tokens(tokenizer, tokens, types)
+    return tokenizer
+
+
+def _byte_level(get: Get, tokens: Sequence[str]) -> Tokenizer:
     merges = [(left, right) for left, _, right in (m.partition(" ") for m in _list(get, "merges"))]
     pre = get("tokenizer.ggml.pre")
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -82,9 +92,22 @@ def build(get: Get) -> Tokenizer:
     if pre in QWEN2:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = _post_processor(get, tokens)
-    _add_whole_tokens(tokenizer, tokens, _list(get, "token_type"))
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def _sentencepiece(get: Get, tokens: Sequence[str], types: Sequence[object]) -> Tokenizer:
+    every = zip(tokens, _list(get, "scores"), types, strict=True)
+    scores = {
+        token: score
+        for token, score, kind in every
+        if kind in (TokenType.NORMAL, TokenType.USER_DEFINED)
+    }
+    unknown = get("tokenizer.ggml.unknown_token_id")
+    prefix = get("tokenizer.ggml.add_space_prefix")
+    return sentencepiece(
+        tokens, scores, tokens[unknown] if isinstance(unknown, int) else None, prefix is not False
+    )
 
 
 def _pre_tokenizer(name: object) -> pre_tokenizers.PreTokenizer:
@@ -125,17 +148,17 @@ def _words(digits: int) -> str:
     )
 
 
-def _post_processor(get: Get, tokens: Sequence[str]) -> processors.PostProcessor:
+def _add_bos(tokenizer: Tokenizer, get: Get, tokens: Sequence[str]) -> None:
     bos, add = get("tokenizer.ggml.bos_token_id"), get("tokenizer.ggml.add_bos_token")
-    if add is None:  # older files do not say; Llama 3 begins every text with one
-        add = get("tokenizer.ggml.pre") in LLAMA3
-    if add and isinstance(bos, int):
-        return processors.TemplateProcessing(
-            single=f"{tokens[bos]}:0 $A:0",
-            pair=f"{tokens[bos]}:0 $A:0 $B:1",
-            special_tokens=[(tokens[bos], bos)],
-        )
-    return processors.ByteLevel(trim_offsets=False)
+    if add is None:  # older files do not say; these models begin every text with one
+        add = get("tokenizer.ggml.model") == "llama" or get("tokenizer.ggml.pre") in LLAMA3
+    if not (add and isinstance(bos, int)):
+        return
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokens[bos]}:0 $A:0",
+        pair=f"{tokens[bos]}:0 $A:0 $B:1",
+        special_tokens=[(tokens[bos], bos)],
+    )
 
 
 def _add_whole_tokens(tokenizer: Tokenizer, tokens: Sequence[str], kinds: Sequence[object]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pdrt.model.progress import told
+
 HEADER_ALIGNMENT = 8  # the data starts at a multiple of it; the header is padded with spaces
 
 
@@ -23,7 +25,7 @@ def write_float32(
     shapes: Mapping[str, Sequence[int]],
     read: Callable[[str], NDArray[np.float32]],
 ) -> None:
-    """Writes the tensors `read(name)` of the given shapes, in the order of `shapes`.
+    """Writes the tensors `read(name)` of the given shapes, in their order; tells how far it is.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -32,9 +34,10 @@ def write_float32(
         header = _header(shapes)
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
-        for name, shape in shapes.items():
+        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+        for name in told(shapes, sizes.__getitem__, sum(sizes.values()), f"writing {path.name}"):
             tensor = np.ascontiguousarray(read(name), dtype="<f4")
-            assert tensor.shape == tuple(shape), (name, tensor.shape, shape)
+            assert tensor.shape == tuple(shapes[name]), (name, tensor.shape, shapes[name])
             file.write(tensor.data)
         file.flush()
         os.fsync(file.fileno())  # before the folder gets its final name
