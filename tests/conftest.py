@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 pytest_plugins = [
     "tests.fixtures_checkpoints",
+    "tests.fixtures_hub",
     "tests.fixtures_kernels",
     "tests.fixtures_ledger",
     "tests.fixtures_server",

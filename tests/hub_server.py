@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +27,20 @@ TOKEN = "hf_right"
 
 @dataclass
 class Repo:
-    """One model: its files at one commit, which all of `revisions` mean."""
+    """One model: its files at one commit, which all of `revisions` mean.
+
+    Attributes:
+        claims: sizes that are told instead of the true ones.
+        cut_after: bytes of the first larger file, then its connection is cut; once.
+        reset: cut it with an error rather than an end.
+    """
 
     files: dict[str, bytes]
     revisions: tuple[str, ...] = ("main",)
     gated: bool = False
-    cut_after: int | None = None  # bytes of the first large answer, then the connection is cut
+    claims: dict[str, int] = field(default_factory=dict)
+    cut_after: int | None = None
+    reset: bool = False
 
     @property
     def commit(self) -> str:
@@ -137,13 +147,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hash_of(content).hex()}"')
         self.send_header("X-Repo-Commit", repo.commit)
         self.send_header("Accept-Ranges", "bytes")
-        self._send_body(content[start:], self._length_until_cut(repo, content))
+        is_cut = repo.cut_after and self.command == "GET" and len(content) > repo.cut_after
+        self._send_body(content[start : repo.cut_after if is_cut else None], len(content) - start)
+        if is_cut:
+            repo.cut_after = None
+            self._cut(repo.reset)
 
-    def _length_until_cut(self, repo: Repo, content: bytes) -> int | None:
-        if self.command != "GET" or repo.cut_after is None or len(content) < repo.cut_after:
-            return None
-        length, repo.cut_after = repo.cut_after, None
-        return length
+    def _cut(self, reset: bool) -> None:
+        self.close_connection = True
+        if reset:
+            self.wfile.flush()
+            now = struct.pack("ii", 1, 0)  # linger for 0 seconds
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+            self.connection.close()
 
     def _send_json(self, value: object) -> None:
         self.send_response(HTTPStatus.OK)
@@ -156,17 +172,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Error-Message", message)
         self._send_body(b"{}")
 
-    def _send_body(self, body: bytes, only: int | None = None) -> None:
-        self.send_header("Content-Length", str(len(body)))
+    def _send_body(self, body: bytes, length: int | None = None) -> None:
+        self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:only])
-        if only is not None:
-            self.close_connection = True
+            self.wfile.write(body)
 
 
 def _info(name: str, repo: Repo) -> dict[str, object]:
-    files = [{"rfilename": path, "size": len(content)} for path, content in repo.files.items()]
+    files = [
+        {"rfilename": path, "size": repo.claims.get(path, len(content))}
+        for path, content in repo.files.items()
+    ]
     return {"id": name, "sha": repo.commit, "siblings": files}
 
 

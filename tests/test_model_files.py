@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pdrt
 from pdrt.tokenizer import Tokenizer
 from tests.gguf_blocks import numbers, random_blocks
 from tests.gguf_files import Array, Stored, write_gguf
-from tests.hub_server import Hub, files_of, serve_hub
+from tests.hub_server import Hub
 from tests.server_process import ServerProcess
 
 PROMPT = [(7 * i) % 250 for i in range(40)]
@@ -113,13 +112,6 @@ def test_dummy_weights_give_the_same_tokens_in_both_modes(tiny_phi: Path) -> Non
     settings = {"load_format": "dummy", "dtype": "bfloat16"}
     separated = tokens_of(str(tiny_phi), disaggregation_mode="separated", **settings)
     assert tokens_of(str(tiny_phi), **settings) == separated
-
-
-@pytest.fixture
-def hub(tiny_llama: Path) -> Iterator[Hub]:
-    with serve_hub() as hub:
-        hub.add("tiny/llama", files_of(tiny_llama))
-        yield hub
 
 
 def test_a_server_runs_a_model_of_the_hub_under_its_name(
