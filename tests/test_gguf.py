@@ -103,6 +103,22 @@ def test_phi_2_files_are_read_with_q_k_and_v_apart_or_in_one(
         assert read_spec(folder) == read_spec(tiny_phi)
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_qwen_files_are_read(tmp_path: Path, architecture: str) -> None:
+    """Biases on q, k and v; norms on the heads of q and k; rows of q and k as they are."""
+    pytest.importorskip(f"pdrt.model.families.{architecture}")
+    from tests.checkpoints import make
+
+    qwen = make(architecture, tmp_path / "qwen", use_sliding_window=False)
+    path = write_gguf(qwen, tmp_path / "m.gguf", architecture=architecture)
+    folder = resolve(str(path), tmp_path / "cache")
+    ours, theirs = (load_file(f / "model.safetensors") for f in (folder, qwen))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
+    assert read_spec(folder) == read_spec(qwen)
+
+
 def test_tied_embeddings_are_seen_from_the_missing_output(tmp_path: Path) -> None:
     tied = make_llama(tmp_path / "tied", tie_word_embeddings=True)
     folder = resolve(str(write_gguf(tied, tmp_path / "m.gguf")), tmp_path / "cache")

@@ -126,6 +126,12 @@ def test_other_divisors_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
         words(tiny_llama, tmp_path / "m.gguf", change)
 
 
+def test_a_sliding_window_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="attention.sliding_window is 24: windows of GGUF files"):
+        words(tiny_llama, tmp_path / "m.gguf", lambda w: w.add_sliding_window(24))
+    words(tiny_llama, tmp_path / "n.gguf", lambda w: w.add_sliding_window(2048))  # all of it
+
+
 def test_other_kinds_of_scaling_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
     def change(writer: Writer) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)

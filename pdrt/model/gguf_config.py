@@ -50,7 +50,9 @@ def architecture(file: GGUFFile) -> Architecture:
 def config(file: GGUFFile) -> Words:
     """config.json. Raises ModelError where the file asks for something that is not carried."""
     kind = architecture(file)
-    num_heads = file.number("attention.head_count")
+    num_heads, context = file.number("attention.head_count"), file.number("context_length")
+    if file.number("attention.sliding_window", context) < context:
+        raise file.error("attention.sliding_window", "windows of GGUF files are not read")
     return {
         "architectures": [kind.names[0]],
         "model_type": kind.names[1],
@@ -60,7 +62,7 @@ def config(file: GGUFFile) -> Words:
         "num_hidden_layers": file.number("block_count"),
         "num_attention_heads": num_heads,
         "num_key_value_heads": file.number("attention.head_count_kv", num_heads),
-        "max_position_embeddings": file.number("context_length"),
+        "max_position_embeddings": context,
         "rope_theta": file.real("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(file),
         "tie_word_embeddings": "output.weight" not in file.tensors,
@@ -77,7 +79,7 @@ def generation_config(file: GGUFFile) -> Words:
     return {**ids, "eos_token_id": sorted({end for end in ends if isinstance(end, int)})}
 
 
-def _llama(file: GGUFFile) -> Words:
+def _plain(file: GGUFFile) -> Words:
     head_dim, rotated = _head_dims(file)
     if rotated != head_dim:
         raise ModelError(f"{file.path} rotates {rotated} of {head_dim} dimensions: not supported")
@@ -85,6 +87,11 @@ def _llama(file: GGUFFile) -> Words:
         "head_dim": head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": file.real("attention.layer_norm_rms_epsilon"),
+    }
+
+
+def _llama(file: GGUFFile) -> Words:
+    return _plain(file) | {
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
     }
@@ -109,8 +116,8 @@ def _head_dims(file: GGUFFile) -> tuple[int, int]:
 
 ARCHITECTURES = {
     "llama": Architecture(("LlamaForCausalLM", "llama"), MODEL_ARCH.LLAMA, _llama, pairs=True),
-    "qwen2": Architecture(("Qwen2ForCausalLM", "qwen2"), MODEL_ARCH.QWEN2, _llama),
-    "qwen3": Architecture(("Qwen3ForCausalLM", "qwen3"), MODEL_ARCH.QWEN3, _llama),
+    "qwen2": Architecture(("Qwen2ForCausalLM", "qwen2"), MODEL_ARCH.QWEN2, _plain),
+    "qwen3": Architecture(("Qwen3ForCausalLM", "qwen3"), MODEL_ARCH.QWEN3, _plain),
     "phi2": Architecture(("PhiForCausalLM", "phi"), MODEL_ARCH.PHI2, _phi2),
 }
 
