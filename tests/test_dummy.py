@@ -65,9 +65,13 @@ def test_every_number_is_small_and_of_either_sign(dtype: torch.dtype, size: int)
         assert values.unique().numel() >= 256  # both signs of all 128 mantissas of bfloat16
 
 
-def test_norms_are_near_one(tiny_phi: Path) -> None:
-    for name, tensor in drawn(tiny_phi, "float32").items():
-        near = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+@pytest.mark.parametrize(("family", "norm"), [("phi", 1.0), ("qwen3", 1.0), ("gemma", 0.0)])
+def test_norms_multiply_by_nearly_one(tmp_path: Path, family: str, norm: float) -> None:
+    """Gemma adds one to the weights of its norms."""
+    from tests.checkpoints import make
+
+    for name, tensor in drawn(make(family, tmp_path), "float32").items():
+        near = norm if "norm" in name and name.endswith("weight") else 0.0
         assert (tensor - near).abs().max() < 1 / 31, name
 
 
@@ -210,7 +214,11 @@ def test_the_memory_is_stated_before_it_is_taken(
     assert "7.21 GiB of 20.00 GiB available are needed" in caplog.text
 
 
-def test_a_file_has_no_config_for_dummy_weights(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ConfigError, match="--load-format is dummy and .* is a file"):
-        resolve(str(tmp_path / "m.gguf"), tmp_path, load_format="dummy")
+@pytest.mark.parametrize("model", ["m.gguf", "org/name:m.gguf"])
+def test_a_file_has_no_config_for_dummy_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=f"--load-format is dummy and '{model}' is a file"):
+        resolve(model, tmp_path, load_format="dummy")

@@ -17,7 +17,7 @@ from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.gguf import half_split_rows
 from pdrt.model.source import resolve
 from pdrt.tokenizer import Tokenizer as OurTokenizer
-from tests.checkpoints import make_llama
+from tests.checkpoints import make, make_llama
 from tests.gguf_blocks import PLAIN, numbers, random_blocks
 from tests.gguf_files import Array, Stored, Writer, interleaved, write_gguf
 
@@ -106,9 +106,6 @@ def test_phi_2_files_are_read_with_q_k_and_v_apart_or_in_one(
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
 def test_qwen_files_are_read(tmp_path: Path, architecture: str) -> None:
     """Biases on q, k and v; norms on the heads of q and k; rows of q and k as they are."""
-    pytest.importorskip(f"pdrt.model.families.{architecture}")
-    from tests.checkpoints import make
-
     qwen = make(architecture, tmp_path / "qwen", use_sliding_window=False)
     path = write_gguf(qwen, tmp_path / "m.gguf", architecture=architecture)
     folder = resolve(str(path), tmp_path / "cache")

@@ -14,8 +14,12 @@ from pdrt.model.source import display_name, resolve
 @pytest.mark.parametrize(
     ("model", "load_format", "message"),
     [
-        ("org/name:m.gguf", "safetensors", "names a GGUF file; .*give a folder with safetensors"),
-        ("org/name", "gguf", "'org/name' names no GGUF file; .*or give FILE.gguf"),
+        (
+            "org/name:m.gguf",
+            "safetensors",
+            "m.gguf' is a GGUF file; .*give a folder with safetensors",
+        ),
+        ("org/name", "gguf", "'org/name' is no GGUF file; .*or give FILE.gguf"),
         ("", "safetensors", "the default model is a GGUF file"),
     ],
 )

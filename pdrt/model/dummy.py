@@ -4,7 +4,7 @@ Each tensor has a generator of its own, seeded by its name and the server's seed
 gives the same model, whatever the order or the number of threads. Random bits become numbers by
 fixing their exponent: sign and mantissa stay random, and the magnitude is uniform in [1/64, 1/32).
 That is some ten times faster than drawing from a normal distribution, and as small (0.024 against
-the usual 0.02), so activations stay finite in bfloat16. Weights of norms are 1 plus such a number.
+the usual 0.02), so activations stay finite in bfloat16. Norms multiply by 1 plus such a number.
 """
 
 from __future__ import annotations
@@ -39,23 +39,25 @@ def load_dummy(folder: Path, dtype: WeightDType, memory: Memory, seed: int) -> N
     Raises:
         ModelError: as `read_spec`.
     """
-    layout = weight_layout(read_spec(folder), dtype)
+    spec = read_spec(folder)
+    layout = weight_layout(spec, dtype)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
-    fill(map_weights(memory, layout), seed)
+    fill(map_weights(memory, layout), seed, norm=1.0 - spec.norm_weight_offset)
 
 
-def fill(targets: Mapping[str, Tensor], seed: int) -> None:
+def fill(targets: Mapping[str, Tensor], seed: int, norm: float = 1.0) -> None:
     """Draws every tensor (float32 or bfloat16); several at a time, as torch draws with one thread.
 
     Args:
         targets: contiguous tensors by name.
+        norm: what the weights of norms are near.
     """
 
     def draw(name: str) -> int:
         tensor = targets[name]
         _draw(tensor.view(-1), _generator(name, seed))
         if "norm" in name and name.endswith(".weight"):
-            tensor += 1.0
+            tensor += norm
         return tensor.nbytes
 
     total = sum(tensor.nbytes for tensor in targets.values())

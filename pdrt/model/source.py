@@ -50,7 +50,7 @@ def resolve(
         )
     if load_format == "dummy":
         return with_tokenizer(_config_folder(model, cache, revision), cache)
-    _check_format(model, load_format, is_gguf=not model or model.endswith(".gguf"))
+    _check_format(model, load_format)
     if not model:
         return default_model(cache)
     if path:
@@ -94,16 +94,15 @@ def _config_folder(model: str, cache: Path, revision: str | None) -> Path:
     path, name = _local(model), HUB_NAME.fullmatch(model)
     if not model:
         return default_model(cache)
-    if path and path.is_dir():
-        return path
-    if path or not name:
-        raise (
-            _unknown(model)
-            if not path
-            else ConfigError(
-                f"--load-format is dummy and {path} is a file; give a folder with config.json"
-            )
+    if (path and path.is_file()) or (name and name["file"]):
+        raise ConfigError(
+            f"--load-format is dummy and {model!r} is a file; give a folder with config.json, or "
+            "ORG/NAME"
         )
+    if path:
+        return path
+    if not name:
+        raise _unknown(model)
     shipped = SHIPPED / model.replace("/", "--")
     on_hub = HubModel(model, revision, weights=False)
     if shipped.is_dir() and revision is None:
@@ -127,18 +126,19 @@ def _local(model: str) -> Path | None:
     return path
 
 
-def _check_format(model: str, load_format: LoadFormat, is_gguf: bool) -> None:
-    if load_format == "auto" or (load_format == "gguf") == is_gguf:
-        return
-    what = (
-        f"{model!r} names {'a' if is_gguf else 'no'} GGUF file"
-        if model
-        else ("the default model is a GGUF file")
-    )
-    raise ConfigError(
-        f"--load-format is {load_format}, and {what}; leave it out, or give "
-        + ("a folder with safetensors" if is_gguf else "FILE.gguf or ORG/NAME:FILE.gguf")
-    )
+def _check_format(model: str, load_format: LoadFormat) -> None:
+    is_gguf = not model or model.endswith(".gguf")
+    what = f"{model!r}" if model else "the default model"
+    if load_format == "safetensors" and is_gguf:
+        raise ConfigError(
+            f"--load-format is safetensors and {what} is a GGUF file; leave it out, or give a "
+            "folder with safetensors"
+        )
+    if load_format == "gguf" and not is_gguf:
+        raise ConfigError(
+            f"--load-format is gguf and {what} is no GGUF file; leave it out, or give FILE.gguf "
+            "or ORG/NAME:FILE.gguf"
+        )
 
 
 def _convert(path: Path, cache: Path) -> Path:
