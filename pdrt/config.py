@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         watchdog_timeout: seconds without progress after which a worker is killed.
         shutdown_timeout: seconds that a drain may take.
         seed: of requests that give none, and of dummy weights.
+        chat_template: a built-in name or a Jinja file; None is the model\'s own.
     """
 
     model: str = ""
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shutdown_timeout: float = 30.0
     seed: int = 0
     log_level: LogLevel = "info"
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         def require(good: bool, name: str, accepted: str) -> None:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Literal, overload
 
 from pdrt.background import LoopThread, call_soon, start_front_end
+from pdrt.chat_template import ChatOptions
 from pdrt.config import Settings, settings_of
 from pdrt.errors import ConfigError, EngineDead
 from pdrt.frontend import FrontEnd
@@ -63,7 +64,7 @@ class Engine:
             raise ConfigError(f"give {', '.join(settings)} in the Settings object")
         self.settings = model
         self.plan = make_plan(self.settings)
-        self.tokenizer = Tokenizer(self.plan.folder)
+        self.tokenizer = Tokenizer(self.plan.folder, self.settings.chat_template)
         self.limits = Limits(self.plan.spec.vocab_size, self.plan.server.max_model_len)
         self._num_requests = 0
         self._thread, self._front = start_front_end(
@@ -129,9 +130,9 @@ class Engine:
         prompts = [self.encode_chat(each) for each in as_conversations(messages)]
         return self.generate(prompts, sampling_params)
 
-    def encode_chat(self, messages: Conversation) -> list[int]:
+    def encode_chat(self, messages: Conversation, options: ChatOptions | None = None) -> list[int]:
         """Token ids of a conversation, as the model's chat template writes it."""
-        text = self.tokenizer.apply_chat_template(messages)
+        text = self.tokenizer.apply_chat_template(messages, options)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     async def async_generate(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tokenizers
 
-from pdrt.chat_template import ChatTemplate
+from pdrt.chat_template import ChatOptions, ChatTemplate, built_in_names, template_source
 from pdrt.errors import InvalidRequest, ModelError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not UTF-8 decode to
@@ -23,11 +23,15 @@ WINDOW = 32  # tokens decoded together, before the oldest are let go
 class Tokenizer:
     """The tokenizer of the checkpoint in `folder`.
 
+    Args:
+        chat_template: a built-in name or a file, instead of the checkpoint's own template.
+
     Raises:
-        ModelError: tokenizer.json is missing or cannot be read.
+        ModelError: tokenizer.json is missing or cannot be read, or the template cannot.
+        ConfigError: there is no such chat template.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelError(f"{folder} has no tokenizer.json; pdrt needs the model's tokenizer")
@@ -35,7 +39,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
             raise ModelError(f"{path} cannot be read: {error}") from None
-        self._template = _chat_template(folder)
+        self._template = _chat_template(folder, chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, in which names of special tokens stand for these.
@@ -56,17 +60,22 @@ class Tokenizer:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, object]]) -> str:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, object]], options: ChatOptions | None = None
+    ) -> str:
         """The prompt for the next message; it has its special tokens, so encode it without.
 
         Raises:
-            InvalidRequest: the model has no template, or it refuses the messages.
+            InvalidRequest: there is no template, or it refuses the messages.
         """
         if self._template is None:
             raise InvalidRequest(
-                "this model has no chat template; send the prompt to /v1/completions", "messages"
+                "this model has no chat template; start the server with --chat-template and a file "
+                f"or one of {', '.join(built_in_names())} (microsoft/phi-2: --chat-template phi-2),"
+                " or send the prompt to /v1/completions",
+                "messages",
             )
-        return self._template.render(messages)
+        return self._template.render(messages, options)
 
 
 class TextStream:
@@ -147,20 +156,29 @@ def _complete(text: str) -> str:
     return text[: len(text) - min(num_incomplete, MAX_INCOMPLETE)]
 
 
-def _chat_template(folder: Path) -> ChatTemplate | None:
+def _chat_template(folder: Path, chosen: str | None) -> ChatTemplate | None:
     config = _config(folder)
-    special = {
-        name: content
-        for name, value in config.items()
-        if name.endswith("_token")
-        and isinstance(content := value["content"] if isinstance(value, dict) else value, str)
-    }
+    source = _own_template(folder, config) if chosen is None else template_source(chosen)
+    return None if source is None else ChatTemplate(source, _special_tokens(config))
+
+
+def _own_template(folder: Path, config: dict[str, object]) -> str | None:
     file = folder / "chat_template.jinja"
     source = file.read_text() if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several, by name
         named = {entry["name"]: entry["template"] for entry in source}
         source = named.get("default")
-    return ChatTemplate(source, special) if isinstance(source, str) else None
+    return source if isinstance(source, str) else None
+
+
+def _special_tokens(config: dict[str, object]) -> dict[str, str]:
+    """bos_token and the like, as text; newer configs write them as objects."""
+    contents = {
+        name: value["content"] if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name.endswith("_token")
+    }
+    return {name: text for name, text in contents.items() if isinstance(text, str)}
 
 
 def _config(folder: Path) -> dict[str, object]:

@@ -1,15 +1,13 @@
-"""Text to ids and back; streams of text; chat templates."""
+"""Text to ids and back; streams of text; the default model's chats."""
 
 from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 
-from pdrt.chat_template import ChatTemplate
 from pdrt.errors import InvalidRequest, ModelError
 from pdrt.tokenizer import TextStream, Tokenizer
 from tests.checkpoints import END
@@ -207,57 +205,3 @@ def test_templates_agree_with_transformers(smollm2: Path, real: Tokenizer) -> No
                 prompt["messages"], tokenize=False, add_generation_prompt=True
             )
             assert real.apply_chat_template(prompt["messages"]) == expected
-
-
-def test_a_model_without_template_says_so(tiny_phi: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no chat template; send the prompt to"):
-        Tokenizer(tiny_phi).apply_chat_template([{"role": "user", "content": "Hi"}])
-
-
-def test_a_template_may_stand_in_a_file_of_its_own(tmp_path: Path, tiny_phi: Path) -> None:
-    shutil.copytree(tiny_phi, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}{{ eos_token }}")
-    rendered = Tokenizer(tmp_path).apply_chat_template([{"role": "user", "content": "Hi"}])
-    assert rendered == f"Hi{END}"
-
-
-def test_a_template_may_refuse_messages() -> None:
-    template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
-    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
-        template.render([])
-    assert caught.value.param == "messages"
-
-
-def test_messages_that_lack_what_the_template_needs_are_an_invalid_request(
-    real: Tokenizer,
-) -> None:
-    with pytest.raises(InvalidRequest, match="chat template refuses"):
-        real.apply_chat_template([{"role": "user"}])
-
-
-def test_a_template_with_a_syntax_error_is_a_model_error() -> None:
-    with pytest.raises(ModelError, match="chat template cannot be read"):
-        ChatTemplate("{% if %}", {})
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ messages.__class__.__mro__ }}",
-        "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{{ raise_exception.__globals__['json'] }}",
-        "{{ messages.append(1) }}",
-    ],
-)
-def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
-    with pytest.raises(InvalidRequest):
-        ChatTemplate(source, {}).render([])
-
-
-def test_templates_have_the_helpers_that_they_expect() -> None:
-    template = ChatTemplate("{{ strftime_now('%Y')|length }} {{ {'a': '<é>'}|tojson }}", {})
-    assert template.render([]) == '4 {"a": "<é>"}'
-
-
-def test_a_templates_blocks_leave_no_blank_lines() -> None:
-    assert ChatTemplate("a\n  {% if true %}\nb\n  {% endif %}\nc", {}).render([]) == "a\nb\nc"

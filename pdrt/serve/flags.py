@@ -70,6 +70,7 @@ HELP = {
     "shutdown_timeout": "seconds that running requests get to finish after SIGTERM",
     "seed": "seed of requests that give none, and of dummy weights",
     "log_level": "least severe messages to log",
+    "chat_template": "built-in name or Jinja file, instead of the model's own template",
     "host": "address to listen on",
     "port": "port to listen on; 0 takes a free one",
     "served_model_name": "model name in the API; default: the model's own",
