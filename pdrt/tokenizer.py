@@ -40,6 +40,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more exact
             raise ModelError(f"{path} cannot be read: {error}") from None
         self._template = _chat_template(folder, chat_template)
+        self._token_texts: dict[int, str] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, in which names of special tokens stand for these.
@@ -59,6 +60,13 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token_id: int) -> str:
+        """A token by itself, a special one by its name. Remembered: logprobs ask for thousands."""
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self._token_texts[token_id] = self.decode([token_id], skip_special_tokens=False)
+        return text
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, object]], options: ChatOptions | None = None

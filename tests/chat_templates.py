@@ -59,8 +59,9 @@ MISTRAL = """\
 """
 
 GEMMA = """\
-{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\\n\\n'
-%}{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}
+{{ bos_token }}{% if messages[0]['role'] == 'system' %}
+{% set first = messages[0]['content'] + '\\n\\n' %}
+{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}
 {% for message in rest %}
 {% if message['role'] == 'assistant' %}{% set role = 'model' %}{% else %}
 {% set role = message['role'] %}{% endif %}

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from pdrt.errors import EngineDead
-from pdrt.request import CompletionOutput, Logprob, RequestMetrics, RequestOutput
-from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, usage
+from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
+from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, Wishes, choices_of, usage
 from pdrt.serve.lifecycle import Lifecycle
 from pdrt.serve.schemas import StreamOptions
 from pdrt.serve.streaming import EventStream, Outputs, Work, event, events
+from tests.byte_tokenizer import BYTES
 from tests.server_process import ServerProcess, data_of, post
 
 PATHS = {
@@ -25,20 +26,18 @@ PATHS = {
 HEAD = Head("cmpl", "tiny")
 
 
-def decode(token_ids: list[int]) -> str:
-    return bytes(token_ids).decode(errors="replace")
-
-
-def output(text: str, reason: str | None = None, logprobs: bool = False) -> RequestOutput:
+def output(text: str, reason: str | None = None, *more: tuple[str, str | None]) -> RequestOutput:
     """What the engine gives when so much text was generated, one token for each byte."""
-    ids = list(text.encode())
-    values = [{token: Logprob(-0.5)} for token in ids] if logprobs else None
+    sequences = [(text, reason), *more]
     return RequestOutput(
         request_id="r",
         prompt=None,
         prompt_token_ids=[1, 2, 3],
-        outputs=[CompletionOutput(0, text, ids, logprobs=values, finish_reason=reason)],
-        finished=reason is not None,
+        outputs=[
+            CompletionOutput(i, text, list(text.encode()), finish_reason=reason)
+            for i, (text, reason) in enumerate(sequences)
+        ],
+        finished=all(reason is not None for _, reason in sequences),
         metrics=RequestMetrics(0.0),
         num_cached_tokens=2,
     )
@@ -51,7 +50,6 @@ def test_each_delta_starts_where_the_last_one_ended() -> None:
     choice = Choice(0)
     deltas = [choice.advance(output(text)) for text in ("ab", "abc", "abc", "abcdé")]
     assert [d.text for d in deltas] == ["ab", "c", "", "dé"]
-    assert [d.offset for d in deltas] == [0, 2, 3, 3]
     assert [len(d.token_ids) for d in deltas] == [2, 1, 0, 3]
     assert [d.is_first for d in deltas] == [True, False, False, False]
     assert [d.is_empty for d in deltas] == [False, False, True, False]
@@ -65,25 +63,22 @@ def test_usage_is_counted_in_tokens_of_all_choices() -> None:
     assert counted["prompt_tokens_details"] == {"cached_tokens": 4}
 
 
-def test_offsets_of_logprobs_go_on_over_chunks() -> None:
-    form, choice = CompletionFormat(HEAD, decode, with_token_ids=False), Choice(0)
-    chunks = [form.chunk(choice.advance(output(t, logprobs=True))) for t in ("ab", "abcd")]
-    logprobs = [chunk["choices"][0]["logprobs"] for chunk in chunks]
-    assert [x["tokens"] for x in logprobs] == [["a", "b"], ["c", "d"]]
-    assert [x["text_offset"] for x in logprobs] == [[0, 1], [2, 3]]
+def test_a_prompt_counts_once_however_many_sequences_it_has() -> None:
+    counted = usage([output("abc", None, ("de", None)), output("é")])
+    assert (counted["prompt_tokens"], counted["completion_tokens"]) == (6, 7)
 
 
-def test_a_token_that_is_half_a_character_has_no_bytes() -> None:
-    form = ChatFormat(HEAD, decode, with_token_ids=False)
-    chunk = form.chunk(Choice(0).advance(output("é", logprobs=True)))
-    tokens = chunk["choices"][0]["logprobs"]["content"]
-    assert [t["bytes"] for t in tokens] == [None, None]
+def test_choices_are_numbered_through_prompts_and_their_sequences() -> None:
+    numbered = choices_of(num_prompts=2, num_sequences=3)
+    assert [[c.index for c in each] for each in numbered] == [[0, 1, 2], [3, 4, 5]]
+    whole = output("ab", "stop", ("c", None), ("", None))
+    assert [c.advance(whole).text for c in numbered[1]] == ["ab", "c", ""]
 
 
 def test_prompt_ids_come_once_and_only_when_asked_for() -> None:
     for form_type in (CompletionFormat, ChatFormat):
         choice = Choice(0)
-        form = form_type(HEAD, decode, True)
+        form = form_type(HEAD, BYTES, Wishes(token_ids=True))
         first, second = (form.chunk(choice.advance(output(text))) for text in ("a", "ab"))
         assert first.get("prompt_token_ids", first["choices"][0].get("prompt_token_ids")) == [
             1,
@@ -92,14 +87,14 @@ def test_prompt_ids_come_once_and_only_when_asked_for() -> None:
         ]
         assert not second.get("prompt_token_ids", second["choices"][0].get("prompt_token_ids"))
         assert second["choices"][0]["token_ids"] == [98]
-        plain = form_type(HEAD, decode, False).chunk(Choice(0).advance(output("a")))
+        plain = form_type(HEAD, BYTES).chunk(Choice(0).advance(output("a")))
         assert "token_ids" not in json.dumps(plain)
 
 
 # -- the stream's bytes, with outputs that a test decides ---
 
 
-def work_of(*outputs: RequestOutput | Exception) -> Work:
+def work_of(*outputs: RequestOutput | Exception, num_sequences: int = 1) -> Work:
     async def stream() -> AsyncGenerator[tuple[int, RequestOutput], None]:
         for item in outputs:
             if isinstance(item, Exception):
@@ -109,7 +104,7 @@ def work_of(*outputs: RequestOutput | Exception) -> Work:
     def start() -> Outputs:
         return stream()
 
-    return Work(Lifecycle(), start, CompletionFormat(HEAD, decode, False), num_choices=1)
+    return Work(Lifecycle(), start, CompletionFormat(HEAD, BYTES), 1, num_sequences)
 
 
 def sent_by(work: Work, **options: bool) -> list[dict[str, Any]]:
@@ -159,6 +154,25 @@ def test_a_mistake_of_ours_does_not_tell_its_details(caplog: pytest.LogCaptureFi
     assert b"secret" not in error["body"]
     assert b"internal_error" in error["body"]
     assert "secret" in caplog.text and "label" in caplog.text
+
+
+def test_each_sequence_has_its_chunks_and_one_end() -> None:
+    steps = [
+        output("a", None, ("", None)),
+        output("ab", "stop", ("x", None)),
+        output("ab", "stop", ("xy", None)),
+        output("ab", "stop", ("xyz", "length")),
+    ]
+    messages = sent_by(work_of(*steps, num_sequences=2))[1:-1]
+    chunks = [json.loads(m["body"].removeprefix(b"data: "))["choices"][0] for m in messages]
+    told = [(c["index"], c["text"], c["finish_reason"]) for c in chunks]
+    assert told == [
+        (0, "a", None),
+        (0, "b", "stop"),
+        (1, "x", None),
+        (1, "y", None),
+        (1, "z", "length"),
+    ]
 
 
 def test_usage_in_every_chunk_only_where_asked_for() -> None:

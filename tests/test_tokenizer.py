@@ -10,7 +10,6 @@ import pytest
 
 from pdrt.errors import InvalidRequest, ModelError
 from pdrt.tokenizer import TextStream, Tokenizer
-from tests.checkpoints import END
 
 TEXTS = [
     "Hello, world!",

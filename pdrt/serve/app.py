@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -18,13 +17,14 @@ import pdrt
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.metrics import Metrics
+from pdrt.serve.chat_schemas import ChatBody
 from pdrt.serve.errors import UnknownModel, Unready, answer_error
 from pdrt.serve.formats import ChatFormat, CompletionFormat, Format, Head
 from pdrt.serve.generation import Job, outputs
 from pdrt.serve.labels import RequestId
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
 from pdrt.serve.limits import BodyLimit
-from pdrt.serve.schemas import ChatBody, CompletionBody, GenerationBody, StreamOptions
+from pdrt.serve.schemas import CompletionBody, GenerationBody, StreamOptions
 from pdrt.serve.streaming import EventStream, Work, whole_answer
 
 
@@ -60,7 +60,8 @@ class Server:
             lifecycle=self.lifecycle,
             start=lambda: outputs(self.engine, self.metrics.requests, job),
             format=form,
-            num_choices=job.num_prompts,
+            num_prompts=job.num_prompts,
+            num_sequences=job.params.n,
         )
         if body.stream:
             return EventStream(work, body.stream_options or StreamOptions())
@@ -79,8 +80,7 @@ def create_app(server: Server) -> ASGIApp:
 
 
 def _add_generation(app: FastAPI, server: Server) -> None:
-    engine, encode = server.engine, server.engine.tokenizer.encode
-    decode = partial(engine.tokenizer.decode, skip_special_tokens=False)  # for logprobs
+    engine, tokenizer = server.engine, server.engine.tokenizer
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
@@ -88,28 +88,29 @@ def _add_generation(app: FastAPI, server: Server) -> None:
         body.check()
         prompts = body.prompts()
         job = Job(
-            encode=lambda: [encode(p) if isinstance(p, str) else p for p in prompts],
+            encode=lambda: [tokenizer.encode(p) if isinstance(p, str) else p for p in prompts],
             num_chars=sum(len(p) for p in prompts if isinstance(p, str)),
             num_prompts=len(prompts),
             params=body.sampling_params(),
+            prompt_only=body.prompt_only,
         )
-        head = Head("cmpl", server.model_name)
-        form = CompletionFormat(head, decode, bool(body.return_token_ids))
+        head, wishes = Head("cmpl", server.model_name), body.wishes(job.params)
+        form = CompletionFormat(head, tokenizer, wishes, body.echoes())
         return await server.answer(body, job, form, request)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
-        messages = [message.plain() for message in body.messages]
+        messages, options = [message.plain() for message in body.messages], body.chat_options()
         job = Job(
-            encode=lambda: [engine.encode_chat(messages)],
+            encode=lambda: [engine.encode_chat(messages, options)],
             num_chars=sum(len(message["content"]) for message in messages),
             num_prompts=1,
             params=body.sampling_params(),
         )
-        head = Head("chatcmpl", server.model_name)
-        form = ChatFormat(head, decode, bool(body.return_token_ids))
+        head, wishes = Head("chatcmpl", server.model_name), body.wishes(job.params)
+        form = ChatFormat(head, tokenizer, wishes)
         return await server.answer(body, job, form, request)
 
 

@@ -8,68 +8,79 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pdrt.request import CompletionOutput, RequestOutput, TokenLogprobs
+from pdrt.serve.logprobs import Offsets, chat_logprobs, completion_logprobs, prompt_logprobs
+from pdrt.tokenizer import Tokenizer
 
 Json = dict[str, Any]
-Decode = Callable[[list[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one choice gained since the last chunk. `offset`: characters of text before it."""
+    """What one choice gained since the last chunk; `output` is what it belongs to."""
 
     index: int
+    prompt: int
     is_first: bool
-    offset: int
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None
-    prompt_token_ids: list[int]
     finish_reason: str | None
     stop_reason: str | int | None
+    output: RequestOutput
 
     @property
     def is_empty(self) -> bool:
-        """Nothing to tell: an output that differs only in its metrics."""
+        """Nothing to tell: an output that differs only in its metrics, or in other sequences."""
         return not (self.token_ids or self.text or self.finish_reason)
 
 
 @dataclass(slots=True)
 class Choice:
-    """How much of one choice was sent."""
+    """How much of one choice was sent: sequence `sequence` of prompt `prompt`."""
 
     index: int
+    prompt: int = 0
+    sequence: int = 0
     num_chars: int = 0
     num_tokens: int = 0
-    output: RequestOutput | None = None
+    is_done: bool = False
 
     def advance(self, output: RequestOutput) -> Delta:
-        whole: CompletionOutput = output.outputs[0]
+        whole: CompletionOutput = output.outputs[self.sequence]
         delta = Delta(
             index=self.index,
+            prompt=self.prompt,
             is_first=self.num_tokens == 0,
-            offset=self.num_chars,
             text=whole.text[self.num_chars :],
             token_ids=whole.token_ids[self.num_tokens :],
             logprobs=None if whole.logprobs is None else whole.logprobs[self.num_tokens :],
-            prompt_token_ids=output.prompt_token_ids,
-            finish_reason=whole.finish_reason,
+            finish_reason=None if self.is_done else whole.finish_reason,
             stop_reason=whole.stop_reason,
+            output=output,
         )
         self.num_chars, self.num_tokens = len(whole.text), len(whole.token_ids)
-        self.output = output
+        self.is_done = whole.finish_reason is not None
         return delta
 
 
+def choices_of(num_prompts: int, num_sequences: int) -> list[list[Choice]]:
+    """For each prompt the choices of its sequences; numbered through, as the APIs do."""
+    return [
+        [Choice(prompt * num_sequences + i, prompt, i) for i in range(num_sequences)]
+        for prompt in range(num_prompts)
+    ]
+
+
 def usage(outputs: Iterable[RequestOutput]) -> Json:
-    """Token counts over all choices, as the engine counted them."""
+    """Token counts as the engine has them; a prompt counts once, however many sequences it has."""
     outputs = list(outputs)
     prompt = sum(len(o.prompt_token_ids) for o in outputs)
-    completion = sum(len(o.outputs[0].token_ids) for o in outputs)
+    completion = sum(len(sequence.token_ids) for o in outputs for sequence in o.outputs)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -111,12 +122,26 @@ class Format(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What an answer has beside its text. logprobs: how many of the likeliest tokens, or None."""
+
+    token_ids: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionFormat:
-    """/v1/completions."""
+    """/v1/completions.
+
+    echoes: where choices are to begin with their prompt, its text; None where it came as token ids.
+    """
 
     head: Head
-    decode: Decode
-    with_token_ids: bool
+    tokenizer: Tokenizer
+    wishes: Wishes = Wishes()
+    echoes: Sequence[str | None] | None = None
+    _offsets: dict[int, Offsets] = field(default_factory=dict)  # by choice
 
     def chunk(self, delta: Delta) -> Json:
         return self.head.json("text_completion", [self._choice(delta)])
@@ -128,31 +153,43 @@ class CompletionFormat:
         return self.head.json("text_completion", [self._choice(delta) for delta in deltas])
 
     def _choice(self, delta: Delta) -> Json:
+        echo = self._echo(delta)
         choice: Json = {
             "index": delta.index,
-            "text": delta.text,
-            "logprobs": self._logprobs(delta),
+            "text": echo + delta.text,
+            "logprobs": self._logprobs(delta, echo),
             "finish_reason": delta.finish_reason,
             "stop_reason": delta.stop_reason,
         }
-        if self.with_token_ids:
+        if self.wishes.prompt_logprobs:
+            choice["prompt_logprobs"] = _prompt_logprobs(self.tokenizer, delta)
+        if self.wishes.token_ids:
             choice["token_ids"] = delta.token_ids
-            choice["prompt_token_ids"] = delta.prompt_token_ids if delta.is_first else None
+            choice["prompt_token_ids"] = delta.output.prompt_token_ids if delta.is_first else None
         return choice
 
-    def _logprobs(self, delta: Delta) -> Json | None:
-        if delta.logprobs is None:
+    def _echo(self, delta: Delta) -> str:
+        if not self.echoes or not delta.is_first:
+            return ""
+        given = self.echoes[delta.prompt]
+        return self.tokenizer.decode(delta.output.prompt_token_ids) if given is None else given
+
+    def _logprobs(self, delta: Delta, echo: str) -> Json | None:
+        if delta.logprobs is None or self.wishes.logprobs is None:
             return None
-        tokens = [self.decode([token]) for token in delta.token_ids]
-        offsets, offset = [], delta.offset
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
+        prompt, offsets = delta.output.prompt_token_ids, self._offsets
+        tokens: list[int] = list(delta.token_ids)
+        values: list[TokenLogprobs | None] = list(delta.logprobs)
+        begins: list[int] = []
+        if delta.is_first:
+            offsets[delta.index] = Offsets(self.tokenizer, () if self.echoes else prompt)
+        if delta.is_first and self.echoes:
+            tokens, values = prompt + tokens, (delta.output.prompt_logprobs or []) + values
+            begins = offsets[delta.index].of(prompt)
+            offsets[delta.index].offset = len(echo)
         return {
-            "tokens": tokens,
-            "token_logprobs": [_chosen(logprobs) for logprobs in delta.logprobs],
-            "top_logprobs": None,
-            "text_offset": offsets,
+            **completion_logprobs(self.tokenizer, tokens, values, self.wishes.logprobs),
+            "text_offset": begins + offsets[delta.index].of(delta.token_ids),
         }
 
 
@@ -161,8 +198,8 @@ class ChatFormat:
     """/v1/chat/completions. The role comes with the first token, never in a chunk of its own."""
 
     head: Head
-    decode: Decode
-    with_token_ids: bool
+    tokenizer: Tokenizer
+    wishes: Wishes = Wishes()
 
     def chunk(self, delta: Delta) -> Json:
         message: Json = {"role": "assistant"} if delta.is_first else {}
@@ -189,31 +226,24 @@ class ChatFormat:
             "finish_reason": gained.finish_reason,
             "stop_reason": gained.stop_reason,
         }
-        if self.with_token_ids:
+        if self.wishes.token_ids:
             choice["token_ids"] = gained.token_ids
         return choice
 
     def _with_prompt(self, delta: Delta, body: Json) -> Json:
-        if self.with_token_ids and delta.is_first:
-            body["prompt_token_ids"] = delta.prompt_token_ids
+        if self.wishes.token_ids and delta.is_first:
+            body["prompt_token_ids"] = delta.output.prompt_token_ids
+        if self.wishes.prompt_logprobs:
+            body["prompt_logprobs"] = _prompt_logprobs(self.tokenizer, delta)
         return body
 
     def _logprobs(self, delta: Delta) -> Json | None:
-        if delta.logprobs is None:
+        if delta.logprobs is None or self.wishes.logprobs is None:
             return None
-        pairs = zip(delta.token_ids, map(_chosen, delta.logprobs), strict=True)
-        return {"content": [self._token(self.decode([token]), value) for token, value in pairs]}
-
-    def _token(self, text: str, logprob: float) -> Json:
-        """`bytes` is None for a token that is only a part of a character."""
-        whole = "\ufffd" not in text
-        return {
-            "token": text,
-            "logprob": logprob,
-            "bytes": list(text.encode()) if whole else None,
-            "top_logprobs": [],
-        }
+        return {"content": chat_logprobs(self.tokenizer, delta.logprobs, self.wishes.logprobs)}
 
 
-def _chosen(logprobs: TokenLogprobs) -> float:
-    return next(iter(logprobs.values())).logprob
+def _prompt_logprobs(tokenizer: Tokenizer, delta: Delta) -> list[Json | None] | None:
+    """Once for each choice, with its first token."""
+    values = delta.output.prompt_logprobs
+    return prompt_logprobs(tokenizer, values) if delta.is_first and values is not None else None

@@ -1,7 +1,7 @@
 """From a checked body to the engine's outputs: one stream of (index, output) for all prompts.
 
-A choice of the answer is one request of the engine. Closing the stream aborts all that still run;
-each one is counted in the metrics exactly once, however it ends.
+A prompt is one request of the engine, with all its sequences. Closing the stream aborts all that
+still run; each request is counted in the metrics exactly once, however it ends.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pdrt.engine import Engine
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.metrics import RequestHistory
-from pdrt.request import RequestMetrics, RequestOutput
+from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
 from pdrt.sampling_params import SamplingParams
 
 INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
@@ -23,12 +23,16 @@ INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one HTTP request asks of the engine: `encode` gives its prompts as token ids."""
+    """What one HTTP request asks of the engine.
+
+    encode: gives its prompts as token ids. prompt_only: what is generated is dropped.
+    """
 
     encode: Callable[[], list[list[int]]]
     num_chars: int
     num_prompts: int
     params: SamplingParams
+    prompt_only: bool = False
 
 
 async def outputs(
@@ -45,8 +49,25 @@ async def outputs(
         prompts = await asyncio.to_thread(job.encode)
     streams = [_observed(engine.async_generate(p, job.params), history) for p in prompts]
     async with aclosing(_merged(streams)) as merged:
-        async for item in merged:
-            yield item
+        async for index, output in merged:
+            yield index, _without_tokens(output) if job.prompt_only else output
+
+
+def _without_tokens(output: RequestOutput) -> RequestOutput:
+    """The output as if no token had been generated, which is what ended it."""
+    sequences = [
+        replace(
+            each,
+            text="",
+            token_ids=[],
+            cumulative_logprob=0.0,
+            logprobs=None if each.logprobs is None else [],
+            finish_reason=each.finish_reason and "length",
+            stop_reason=None,
+        )
+        for each in output.outputs
+    ]
+    return replace(output, outputs=sequences)
 
 
 async def _observed(
@@ -71,24 +92,36 @@ async def _observed(
 
 @dataclass(slots=True)
 class _Seen:
-    """What the metrics learn of one request. Times are those at which the front end has tokens."""
+    """What the metrics learn of one request. Times are those at which the front end has tokens.
+
+    A request of several sequences ends when all have, for the reason that its reader cares about
+    most: an abort, before a text that was cut off, before those that came to their own end.
+    """
 
     history: RequestHistory
     reason: str | None = "abort"  # when nothing else is seen before the end; None: refused
-    count: int = 0
-    last: float | None = None
+    counts: dict[int, int] = field(default_factory=dict)  # tokens of each sequence
+    times: dict[int, float] = field(default_factory=dict)  # of each sequence's last token
     metrics: RequestMetrics | None = None
 
     def output(self, output: RequestOutput) -> None:
-        now, first = time.monotonic(), output.outputs[0]
-        new, self.count = len(first.token_ids) - self.count, len(first.token_ids)
-        if new and self.last is None:
+        now = time.monotonic()
+        if not self.times and any(each.token_ids for each in output.outputs):
             self.history.started(len(output.prompt_token_ids), now - output.metrics.arrival_time)
-        if new:
-            self.history.tokens(new, None if self.last is None else now - self.last)
-            self.last = now
+        for each in output.outputs:
+            self._sequence(each, now)
         self.metrics = output.metrics
-        self.reason = first.finish_reason or self.reason
+        if output.finished:
+            reasons = {each.finish_reason for each in output.outputs}
+            self.reason = next((r for r in ("abort", "length") if r in reasons), "stop")
+
+    def _sequence(self, sequence: CompletionOutput, now: float) -> None:
+        index, count = sequence.index, len(sequence.token_ids)
+        new = count - self.counts.get(index, 0)
+        if new:
+            last = self.times.get(index)
+            self.history.tokens(new, None if last is None else now - last)
+            self.counts[index], self.times[index] = count, now
 
     def end(self) -> None:
         if self.reason is not None:

@@ -1,4 +1,4 @@
-"""What clients send: the bodies of /v1/completions and /v1/chat/completions.
+"""What clients send: the body of /v1/completions, and what that of a chat has in common with it.
 
 Only shapes and types are checked here, strictly ("5" is not a number); what values mean is checked
 by `pdrt.request.validate` alone. `null` is the same as leaving a field out. Unknown fields are
@@ -7,16 +7,21 @@ ignored, save those that would change the output (`_NEUTRAL`): they are refused,
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import SamplingParams
 from pdrt.serve.errors import shown
+from pdrt.serve.formats import Wishes
 
 MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16  # of completions; a chat may go on to the context's end, as OpenAI's do
+
+_TOKEN_ID = re.compile("[0-9]{1,10}")
 
 # fail_fast: one error for a list of a million wrong items, not a million errors.
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
@@ -27,56 +32,80 @@ Prompt = str | Annotated[list[str], Many] | TokenIds | Annotated[list[TokenIds],
 # Fields of the OpenAI API and of its dialects that change the output and that this version does not
 # have, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "bad_words": ([],),
-    "stop_token_ids": ([],),
     "suffix": ("",),
-    "prompt_logprobs": (),
+    "echo": (False,),  # of chats; completions have it
     "structured_outputs": (),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "functions": ([],),
     "truncate_prompt_tokens": (),
+    "allowed_token_ids": (),
+    "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
     "use_beam_search": (False,),
 }
 
+# Fields that are sampling parameters of the same name and type.
+_SAME = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "min_tokens",
+    "ignore_eos",
+    "priority",
+)
 
-class _Body(BaseModel):
+
+class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """include_usage: a last chunk with the counts. continuous_usage_stats: in every chunk too."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class GenerationBody(_Body):
+class GenerationBody(Body):
     """The fields that both bodies share."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: str | Texts | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
+    n: int | None = None
+    best_of: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, Any] | None = None  # JSON's keys are strings; see _biases
     seed: int | None = None
-    n: int | None = None
-    return_token_ids: bool | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
+    bad_words: Texts | None = None
     ignore_eos: bool | None = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = None
     priority: int | None = None
     user: str | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """Of each prompt."""
+        return 1 if self.n is None else self.n
 
     def check(self) -> None:
         """Refuses what this version does not have.
@@ -84,27 +113,36 @@ class GenerationBody(_Body):
         Raises:
             InvalidRequest: names the field and the values that are accepted.
         """
-        _require(self.n in (None, 1), "n", self.n, "give 1")
+        _require(
+            self.best_of in (None, 1, self.num_sequences),
+            "best_of",
+            self.best_of,
+            "give the same as n; all sequences are returned",
+        )
         for name, neutral in _NEUTRAL.items():
             value = (self.model_extra or {}).get(name)
             accepted = " or ".join(repr(v) for v in neutral) or "nothing"
             _require(value is None or value in neutral, name, value, f"give {accepted}")
 
-    def _params(self, max_tokens: int | None, logprobs: bool) -> SamplingParams:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "ignore_eos": self.ignore_eos,
-            "priority": self.priority,
-        }
+    def wishes(self, params: SamplingParams) -> Wishes:
+        """What the answer is to have beside its text."""
+        return Wishes(
+            token_ids=bool(self.return_token_ids),
+            logprobs=params.logprobs,
+            prompt_logprobs=self.prompt_logprobs is not None,
+        )
+
+    def _params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        given = {name: value for name in _SAME if (value := getattr(self, name)) is not None}
         return SamplingParams(
-            seed=self.seed,
-            stop=stop,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            bad_words=tuple(self.bad_words or ()),
+            logit_bias=_biases(self.logit_bias or {}),
             max_tokens=max_tokens,
-            logprobs=0 if logprobs else None,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            **given,
         )
 
 
@@ -113,15 +151,10 @@ class CompletionBody(GenerationBody):
     logprobs: int | None = None
     echo: bool | None = None
 
-    def check(self) -> None:
-        super().check()
-        _require(not self.echo, "echo", self.echo, "give false")
-        _require(
-            self.logprobs in (None, 0, 1),
-            "logprobs",
-            self.logprobs,
-            "give 0 or 1 for the chosen token's",
-        )
+    @property
+    def prompt_only(self) -> bool:
+        """The prompt is all that is wanted, with its logprobs perhaps."""
+        return bool(self.echo) and self.max_tokens == 0
 
     def prompts(self) -> list[str | list[int]]:
         """One item for each choice: text or token ids.
@@ -140,50 +173,36 @@ class CompletionBody(GenerationBody):
             raise InvalidRequest("prompt is empty; give at least one token", "prompt")
         return prompts
 
+    def echoes(self) -> list[str | None] | None:
+        """Where answers are to begin with their prompt: its text, None where it is token ids."""
+        if not self.echo:
+            return None
+        return [p if isinstance(p, str) else None for p in self.prompts()]
+
     def sampling_params(self) -> SamplingParams:
+        """An echo has logprobs of the prompt too. One token is the least that can be run."""
         max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        return self._params(max_tokens, self.logprobs is not None)
+        params = self._params(1 if self.prompt_only else max_tokens, self.logprobs)
+        if not self.echo or self.logprobs is None:
+            return params
+        prompt_logprobs = max(self.logprobs, self.prompt_logprobs or 0)
+        return msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
 
 
-class TextPart(_Body):
-    type: Literal["text"]
-    text: str
+def _biases(given: dict[str, Any]) -> dict[int, float]:
+    """logit_bias with token ids for keys.
 
-
-class Message(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
-
-    def plain(self) -> dict[str, str]:
-        """What a chat template reads."""
-        if isinstance(self.content, list):
-            text = "".join(part.text for part in self.content)
-        else:
-            text = self.content or ""
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-class ChatBody(GenerationBody):
-    messages: Annotated[list[Message], Field(fail_fast=True)]
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-
-    def check(self) -> None:
-        super().check()
-        _require(
-            self.top_logprobs in (None, 0),
-            "top_logprobs",
-            self.top_logprobs,
-            "give 0; logprobs has the chosen token's",
-        )
-        if not self.messages:
-            raise InvalidRequest("messages is empty; give at least one", "messages")
-
-    def sampling_params(self) -> SamplingParams:
-        """`max_completion_tokens` is the newer name, and wins."""
-        newer = self.max_completion_tokens
-        return self._params(self.max_tokens if newer is None else newer, bool(self.logprobs))
+    Raises:
+        InvalidRequest: a key is no token id, or a value no number.
+    """
+    for token, bias in given.items():
+        if not _TOKEN_ID.fullmatch(token) or type(bias) not in (int, float):
+            raise InvalidRequest(
+                f"logit_bias has {shown(token)}: {shown(bias)}; give token ids and numbers, such "
+                'as {"50256": -100}',
+                "logit_bias",
+            )
+    return {int(token): bias for token, bias in given.items()}
 
 
 def _require(good: bool, name: str, value: object, accepted: str) -> None:

@@ -24,7 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pdrt.request import RequestOutput
 from pdrt.serve.errors import INTERNAL, problem_of
-from pdrt.serve.formats import Choice, Format, Json, usage
+from pdrt.serve.formats import Format, choices_of, usage
 from pdrt.serve.labels import label_of
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
 from pdrt.serve.schemas import StreamOptions
@@ -42,7 +42,8 @@ class Work:
     lifecycle: Lifecycle
     start: Callable[[], Outputs]
     format: Format
-    num_choices: int
+    num_prompts: int
+    num_sequences: int = 1  # of each prompt
 
 
 def event(payload: bytes) -> bytes:
@@ -52,24 +53,22 @@ def event(payload: bytes) -> bytes:
 
 async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, None]:
     """The events of a stream but for [DONE]."""
-    choices = [Choice(i) for i in range(work.num_choices)]
+    choices = choices_of(work.num_prompts, work.num_sequences)
+    latest: dict[int, RequestOutput] = {}
     include_usage = bool(options.include_usage)
     continuous = include_usage and bool(options.continuous_usage_stats)
-
-    def counts() -> Json:
-        return usage(c.output for c in choices if c.output is not None)
-
     async with aclosing(work.start()) as outputs:
-        async for index, output in outputs:
-            delta = choices[index].advance(output)
-            if delta.is_empty:
-                continue
-            chunk = work.format.chunk(delta)
-            if include_usage:
-                chunk["usage"] = counts() if continuous else None
-            yield event(msgspec.json.encode(chunk))
+        async for prompt, output in outputs:
+            latest[prompt] = output
+            for delta in (choice.advance(output) for choice in choices[prompt]):
+                if delta.is_empty:
+                    continue
+                chunk = work.format.chunk(delta)
+                if include_usage:
+                    chunk["usage"] = usage(latest.values()) if continuous else None
+                yield event(msgspec.json.encode(chunk))
     if include_usage:
-        yield event(msgspec.json.encode({**work.format.last(), "usage": counts()}))
+        yield event(msgspec.json.encode({**work.format.last(), "usage": usage(latest.values())}))
 
 
 class EventStream(Response):
@@ -120,11 +119,11 @@ def _part(data: bytes, more: bool = True) -> Message:
 
 async def whole_answer(work: Work, receive: Receive) -> Response:
     """Runs to the end, unless the client leaves first, and answers with one object."""
-    last: dict[int, RequestOutput] = {}
+    latest: dict[int, RequestOutput] = {}
     async with work.lifecycle.request(receive), aclosing(work.start()) as outputs:
-        async for index, output in outputs:
-            last[index] = output
-    finished = [last[index] for index in range(work.num_choices)]
-    deltas = [Choice(index).advance(output) for index, output in enumerate(finished)]
-    body = {**work.format.answer(deltas), "usage": usage(finished)}
+        async for prompt, output in outputs:
+            latest[prompt] = output
+    choices = choices_of(work.num_prompts, work.num_sequences)
+    deltas = [c.advance(latest[c.prompt]) for each in choices for c in each]
+    body = {**work.format.answer(deltas), "usage": usage(latest.values())}
     return Response(msgspec.json.encode(body), media_type="application/json")
