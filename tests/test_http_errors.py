@@ -12,6 +12,8 @@ import pytest
 from tests.processes import eventually
 from tests.server_process import ServerProcess
 
+HI = [{"role": "user", "content": "x"}]
+
 
 def error_of(response: httpx.Response) -> dict[str, object]:
     """The error of an answer, whose shape must be OpenAI's."""
@@ -53,11 +55,30 @@ def error_of(response: httpx.Response) -> dict[str, object]:
         ({"prompt": "x", "stop": {"a": 1}}, "stop", "give a text or a list of texts"),
         ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean"),
         ({"prompt": "x", "stream_options": 1}, "stream_options", "stream_options=1"),
-        ({"prompt": "x", "n": 2}, "n", "n=2 is not supported"),
-        ({"prompt": "x", "echo": True}, "echo", "not supported"),
-        ({"prompt": "x", "logprobs": 2}, "logprobs", "give 0 or 1"),
-        ({"prompt": "x", "logit_bias": {"1": 5}}, "logit_bias", "not supported"),
-        ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"prompt": "x", "n": 0}, "n", "give 1 to 128"),
+        ({"prompt": "x", "n": 2, "best_of": 3}, "best_of", "give the same as n"),
+        ({"prompt": "x", "max_tokens": 0, "echo": False}, "max_tokens", "max_tokens=0"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs", "give 0 to 20"),
+        ({"prompt": "x", "logprobs": True}, "logprobs", "valid integer"),
+        ({"prompt": "x", "prompt_logprobs": -1}, "prompt_logprobs", "give 0 to 20"),
+        ({"prompt": "x", "echo": "yes"}, "echo", "valid boolean"),
+        ({"prompt": [10**30], "echo": True}, "prompt", "token ids are"),
+        ({"prompt": "x", "logit_bias": {"one": 5}}, "logit_bias", "'one': 5"),
+        ({"prompt": "x", "logit_bias": {"1": "5"}}, "logit_bias", "'1': '5'"),
+        ({"prompt": "x", "logit_bias": {"1": 101}}, "logit_bias", "give -100 to 100"),
+        ({"prompt": "x", "logit_bias": {"1": 10**400}}, "logit_bias", "give token ids and numbers"),
+        ({"prompt": "x", "logit_bias": {"1000000": 1}}, "logit_bias", "token ids of this model"),
+        ({"prompt": "x", "logit_bias": [1]}, "logit_bias", "valid dictionary"),
+        ({"prompt": "x", "presence_penalty": 2.5}, "presence_penalty", "give -2 to 2"),
+        ({"prompt": "x", "frequency_penalty": -3}, "frequency_penalty", "give -2 to 2"),
+        ({"prompt": "x", "repetition_penalty": 0}, "repetition_penalty", "give more than 0"),
+        ({"prompt": "x", "min_p": 1.5}, "min_p", "give 0 to 1"),
+        ({"prompt": "x", "min_tokens": 17}, "min_tokens", "give 0 up to max_tokens"),
+        ({"prompt": "x", "stop_token_ids": [-1]}, "stop_token_ids", "token ids of this model"),
+        ({"prompt": "x", "stop_token_ids": ["a"]}, "stop_token_ids[0]", "valid integer"),
+        ({"prompt": "x", "bad_words": [""]}, "bad_words", "1 to 256 characters"),
+        ({"prompt": "x", "suffix": "y"}, "suffix", "not supported"),
+        ({"prompt": "x", "allowed_token_ids": [1]}, "allowed_token_ids", "not supported"),
         ({"prompt": "x", "priority": 10**6}, "priority", "priority=1000000"),
     ],
 )
@@ -87,13 +108,29 @@ def test_a_wrong_completion_is_told_what_is_wrong(
             "messages[0].content",
             "give text",
         ),
+        ({"messages": HI, "top_logprobs": 3}, "top_logprobs", "needs logprobs=true"),
         (
-            {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3},
+            {"messages": HI, "logprobs": True, "top_logprobs": 21},
             "top_logprobs",
-            "not supported",
+            "give 0 to 20",
+        ),
+        ({"messages": HI, "logprobs": 3}, "logprobs", "valid boolean"),
+        ({"messages": HI, "echo": True}, "echo", "not supported"),
+        ({"messages": HI, "max_tokens": 0}, "max_tokens", "max_tokens=0"),
+        ({"messages": HI, "chat_template": "{{ 1 }}"}, "chat_template", "set by the server"),
+        (
+            {"messages": HI, "chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs",
+            "has 'messages'",
+        ),
+        ({"messages": HI, "chat_template_kwargs": [1]}, "chat_template_kwargs", "dictionary"),
+        (
+            {"messages": HI, "continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+            "both true",
         ),
         (
-            {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
+            {"messages": HI, "tools": [{"type": "function"}]},
             "tools",
             "not supported",
         ),

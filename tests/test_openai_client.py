@@ -208,3 +208,27 @@ def test_requests_beside_each_other_get_their_own_answers(
         for i in range(12)
     ]
     assert asyncio.run(_ask_at_once(server.url, 12)) == alone
+
+
+def test_a_chat_may_have_several_choices_and_the_likeliest_tokens(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=GREEDY_CHAT,
+        n=2,
+        max_tokens=4,
+        logprobs=True,
+        top_logprobs=3,
+        seed=7,
+        presence_penalty=0.5,
+        frequency_penalty=0.5,
+        logit_bias={"65": -100},
+        extra_body=FOREVER,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.usage and answer.usage.completion_tokens == 8
+    for choice in answer.choices:
+        assert choice.logprobs and choice.logprobs.content
+        for token in choice.logprobs.content:
+            values = [top.logprob for top in token.top_logprobs]
+            assert len(values) == 3 and values == sorted(values, reverse=True)
+            assert token.logprob <= values[0]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pdrt.chat_template import ChatOptions
 from pdrt.errors import InvalidRequest
-from pdrt.sampling_params import SamplingParams
+from pdrt.sampling_params import MAX_LOGPROBS, SamplingParams
 from pdrt.serve.schemas import Body, GenerationBody
 
 
@@ -44,6 +44,11 @@ class ChatBody(GenerationBody):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 f"top_logprobs={self.top_logprobs} needs logprobs=true; give both", "top_logprobs"
+            )
+        if not 0 <= (self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"top_logprobs={self.top_logprobs} is not accepted; give 0 to {MAX_LOGPROBS}",
+                "top_logprobs",
             )
         if (self.model_extra or {}).get("chat_template") is not None:
             raise InvalidRequest(

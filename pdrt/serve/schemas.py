@@ -196,7 +196,8 @@ def _biases(given: dict[str, Any]) -> dict[int, float]:
         InvalidRequest: a key is no token id, or a value no number.
     """
     for token, bias in given.items():
-        if not _TOKEN_ID.fullmatch(token) or type(bias) not in (int, float):
+        is_number = type(bias) is float or (type(bias) is int and bias.bit_length() < 64)
+        if not _TOKEN_ID.fullmatch(token) or not is_number:
             raise InvalidRequest(
                 f"logit_bias has {shown(token)}: {shown(bias)}; give token ids and numbers, such "
                 'as {"50256": -100}',
