@@ -12,12 +12,8 @@ from pathlib import Path
 import tokenizers
 
 from pdrt.chat_template import ChatOptions, ChatTemplate, built_in_names, template_source
+from pdrt.detokenizer import Detokenizer
 from pdrt.errors import InvalidRequest, ModelError
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not UTF-8 decode to
-MAX_INCOMPLETE = 4  # replacement characters at the end that may still become a character
-CONTEXT = 8  # tokens kept before the new ones: some decoders treat a text's first token differently
-WINDOW = 32  # tokens decoded together, before the oldest are let go
 
 
 class Tokenizer:
@@ -40,6 +36,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more exact
             raise ModelError(f"{path} cannot be read: {error}") from None
         self._template = _chat_template(folder, chat_template)
+        self._bytes = _byte_tokens(self._tokenizer)
         self._token_texts: dict[int, str] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -60,6 +57,10 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def byte_of(self, token_id: int) -> int | None:
+        """The byte that a token stands for by itself; None for all others."""
+        return self._bytes.get(token_id)
 
     def token_text(self, token_id: int) -> str:
         """A token by itself, a special one by its name. Remembered: logprobs ask for thousands."""
@@ -109,32 +110,22 @@ class TextStream:
         min_tokens: int = 0,
     ) -> None:
         self.stopped: str | None = None
-        self._tokenizer = tokenizer
+        self._text = Detokenizer(tokenizer, prompt_token_ids)
         self._stop = tuple(stop)
         self._num_unstoppable = min_tokens  # tokens to come before one may end the text
-        self._ids = list(prompt_token_ids[-CONTEXT:])
-        self._num_given = len(_complete(self._tokenizer.decode(self._ids)))
         self._held = ""  # given by the decoder, may begin a stop string
 
     def push(self, token_id: int) -> str:
         """Takes one token; returns the text that is certain now, often none."""
         assert self.stopped is None, "a token after the end"
-        self._ids.append(token_id)
         self._num_unstoppable -= 1
-        text = self._tokenizer.decode(self._ids)
-        complete = _complete(text)
-        new = complete[self._num_given :]
-        self._num_given = max(self._num_given, len(complete))
-        if len(self._ids) > WINDOW and complete == text:
-            self._ids = self._ids[-CONTEXT:]
-            self._num_given = len(self._tokenizer.decode(self._ids))
-        return self._until_stop(new)
+        return self._until_stop(self._text.push(token_id))
 
     def finish(self) -> str:
         """The rest, when no token will follow; unless a stop string is found in it."""
         if self.stopped is not None:
             return ""
-        rest = self._until_stop(self._tokenizer.decode(self._ids)[self._num_given :])
+        rest = self._until_stop(self._text.finish())
         return rest if self.stopped is not None else rest + self._held
 
     def _until_stop(self, new: str) -> str:
@@ -158,10 +149,15 @@ class TextStream:
         return 0
 
 
-def _complete(text: str) -> str:
-    """Without an end that may be the first bytes of a character."""
-    num_incomplete = len(text) - len(text.rstrip(REPLACEMENT))
-    return text[: len(text) - min(num_incomplete, MAX_INCOMPLETE)]
+def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> dict[int, int]:
+    """Tokens such as <0xE2>, where they are bytes and not a text that looks like one."""
+    found: dict[int, int] = {}
+    for byte in range(256):
+        token = tokenizer.token_to_id(f"<0x{byte:02X}>")
+        if token is not None:
+            found[token] = byte
+    is_decoded = any(byte == ord("A") and tokenizer.decode([t]) == "A" for t, byte in found.items())
+    return found if is_decoded else {}
 
 
 def _chat_template(folder: Path, chosen: str | None) -> ChatTemplate | None:

@@ -16,6 +16,9 @@ class _Bytes:
         parts = (b"<special>" if token == SPECIAL else bytes([token]) for token in kept)
         return b"".join(parts).decode(errors="replace")
 
+    def byte_of(self, token_id: int) -> int | None:
+        return None
+
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id], skip_special_tokens=False)
 

@@ -29,6 +29,7 @@ LAYERS: list[tuple[str, ...]] = [
     (
         "pdrt.inputs",
         "pdrt.tokenizer",
+        "pdrt.detokenizer",
         "pdrt.chat_template",
         "pdrt.template_sandbox",
         "pdrt.template_costs",

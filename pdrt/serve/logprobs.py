@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pdrt.detokenizer import REPLACEMENT, Detokenizer
 from pdrt.request import Logprob, TokenLogprobs
-from pdrt.tokenizer import REPLACEMENT, TextStream, Tokenizer
+from pdrt.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Offsets:
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = ()) -> None:
         self.offset = 0
-        self._stream = TextStream(tokenizer, prompt_token_ids=prompt_token_ids)
+        self._stream = Detokenizer(tokenizer, prompt_token_ids)
 
     def of(self, token_ids: Sequence[int]) -> list[int]:
         """Those of the next tokens."""

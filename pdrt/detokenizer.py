@@ -1,0 +1,125 @@
+"""Tokens to text while they come, one by one: every character once, none in parts.
+
+A token's text depends on those before it, and a character may be several tokens. So a few of the
+last tokens are decoded together each time, and of that what was not given yet is given, but for an
+end that may still become a character. Tokens that each stand for one byte (<0xE2>, in vocabularies
+in SentencePiece's manner) are decoded here instead: libraries turn a whole run of them into
+replacement characters as long as its last character is unfinished.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from os.path import commonprefix
+from typing import Protocol
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are not UTF-8 decode to
+MAX_INCOMPLETE = 4  # replacement characters at the end that may still become a character
+CONTEXT = 8  # tokens kept before the new ones: some decoders treat a text's first token differently
+WINDOW = 32  # tokens decoded together, before the oldest are let go
+
+
+class Decoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+    def byte_of(self, token_id: int) -> int | None:
+        """The byte that a token stands for; None for all others."""
+        ...
+
+
+class Detokenizer:
+    """The text of tokens that follow a prompt.
+
+    Where the prompt ends within a character, that character is given when it is complete; nothing
+    else of the prompt is.
+    """
+
+    def __init__(self, decoder: Decoder, prompt_token_ids: Sequence[int] = ()) -> None:
+        self._decoder = decoder
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._in_run = False  # of tokens that are bytes
+        self._ids: list[int] = []
+        self._before = ""  # their text, as far as it is the prompt's
+        self._num_given = 0
+        self._gave_any = False
+        self._start_after(list(prompt_token_ids))
+        self._prompt_is_cut = bool(self._utf8.getstate()[0])
+
+    def push(self, token_id: int) -> str:
+        """Takes one token; returns the text that is certain now, often none."""
+        byte = self._decoder.byte_of(token_id)
+        new = self._end_run() if byte is None else ("" if self._in_run else self._rest())
+        self._ids.append(token_id)
+        if byte is None:
+            new += self._from_window()
+        else:
+            self._in_run = True
+            new += self._from_bytes(bytes([byte]))
+        self._gave_any = self._gave_any or bool(new)
+        return new
+
+    def finish(self) -> str:
+        """The rest, when no token will follow."""
+        return self._end_run() if self._in_run else self._rest()
+
+    def _start_after(self, ids: list[int]) -> None:
+        """Keeps the last tokens, of which some have text, as given."""
+        count = CONTEXT
+        while count < len(ids) and not self._decoder.decode(ids[-count:]):
+            count *= 2
+        self._ids = ids[-count:]
+        for token in self._ids:
+            byte = self._decoder.byte_of(token)
+            self._in_run = byte is not None
+            if byte is None:
+                self._utf8.reset()
+            else:
+                self._utf8.decode(bytes([byte]))
+        self._before = self._decoder.decode(self._ids)
+        self._num_given = len(self._before)
+
+    def _from_window(self) -> str:
+        text = self._decode()
+        complete = _complete(text)
+        new = complete[self._num_given :]
+        self._num_given = max(self._num_given, len(complete))
+        if len(self._ids) > WINDOW and complete == text:
+            self._start_after(self._ids)
+        return new
+
+    def _decode(self) -> str:
+        """The window's text. Until any was given, the prompt's end may still change with it."""
+        text = self._decoder.decode(self._ids)
+        if not self._gave_any:
+            self._num_given = len(commonprefix([self._before, text]))
+        return text
+
+    def _rest(self) -> str:
+        text = self._decode()
+        new, self._num_given = text[self._num_given :], len(text)
+        return new
+
+    def _from_bytes(self, data: bytes, final: bool = False) -> str:
+        text = self._utf8.decode(data, final)
+        if text and self._prompt_is_cut:
+            self._prompt_is_cut = False
+            text = text.removeprefix(REPLACEMENT)  # the prompt's, if its character came to nothing
+        return text
+
+    def _end_run(self) -> str:
+        if not self._in_run:
+            return ""
+        self._in_run = False
+        new = self._from_bytes(b"", final=True)
+        self._before = self._decoder.decode(self._ids)
+        self._num_given = len(self._before)
+        return new
+
+
+def _complete(text: str) -> str:
+    """Without an end that may be the first bytes of a character."""
+    num_incomplete = len(text) - len(text.rstrip(REPLACEMENT))
+    return text[: len(text) - min(num_incomplete, MAX_INCOMPLETE)]

@@ -1,0 +1,155 @@
+"""Streams of text: the pieces make the whole, no character comes in parts, no prompt again.
+
+Over the two kinds of vocabularies: bytes written as letters (GPT-2's manner), where a token may end
+within a character, and words with single bytes to fall back on (SentencePiece's manner).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from pdrt.detokenizer import REPLACEMENT, WINDOW, Detokenizer
+from pdrt.tokenizer import Tokenizer
+
+END = "<|end|>"
+KINDS = ("byte-level", "sentencepiece")
+TEXT = st.text(
+    st.sampled_from("ab é☃\N{PARTY POPPER}春了\u202e\n'") | st.characters(exclude_categories=["Cs"])
+)
+some = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+def byte_level() -> tokenizers.Tokenizer:
+    """Bytes, and merges of which some end or begin within a character."""
+    vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = [("a", "b"), ("Ġ", "a"), ("Ã", "©"), ("â", "ĺ"), ("ð", "Ł"), ("Ł", "İ"), ("Ġ", "â")]
+    for pair in merges:
+        vocab.setdefault("".join(pair), len(vocab))
+    made = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def sentencepiece() -> tokenizers.Tokenizer:
+    """A few characters; all others are bytes."""
+    tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "春", "ab", "▁a"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [("a", "b"), ("▁", "a")]
+    made = tokenizers.Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return made
+
+
+@functools.cache
+def tokenizer(kind: str) -> Tokenizer:
+    import tempfile
+
+    made = byte_level() if kind == "byte-level" else sentencepiece()
+    made.add_special_tokens([AddedToken(END, normalized=False, special=True)])
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(f"{folder}/tokenizer.json")
+        return Tokenizer(Path(folder))
+
+
+def pieces(kind: str, ids: Sequence[int], prompt: Sequence[int] = ()) -> list[str]:
+    stream = Detokenizer(tokenizer(kind), prompt)
+    return [*(stream.push(token) for token in ids), stream.finish()]
+
+
+def num_whole(kind: str, ids: Sequence[int], count: int) -> int:
+    """Characters that the first `count` tokens make whole."""
+    decode = tokenizer(kind).decode
+    starts = (decode(ids[:i]) for i in range(count, -1, -1))
+    return next(len(text) for text in starts if REPLACEMENT not in text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@some
+@given(text=TEXT.filter(lambda text: REPLACEMENT not in text), cut=st.integers(0, 40))
+def test_the_pieces_make_what_the_prompt_did_not(kind: str, text: str, cut: int) -> None:
+    ids = tokenizer(kind).encode(text)
+    cut = min(cut, len(ids))
+    parts = pieces(kind, ids[cut:], ids[:cut])
+    assert "".join(parts) == tokenizer(kind).decode(ids)[num_whole(kind, ids, cut) :]
+    assert REPLACEMENT not in "".join(parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@some
+@given(prompt=st.lists(st.integers(0, 255), max_size=20), text=st.text("ab ", min_size=1))
+def test_a_prompt_of_any_bytes_is_not_given_again(kind: str, prompt: list[int], text: str) -> None:
+    first = tokenizer(kind).encode("a")[-1:]  # a letter, so that no character of the prompt goes on
+    ids = [*first, *tokenizer(kind).encode("a" + text)[len(tokenizer(kind).encode("a")) :]]
+    whole = tokenizer(kind).decode([*tokenizer(kind).encode("ab"), *ids])
+    expected = whole.removeprefix("ab")
+    assert "".join(pieces(kind, ids, [*tokenizer(kind).encode("ab"), *prompt])) == expected
+
+
+@some
+@given(data=st.binary(max_size=60), text=st.sampled_from(["", "ab", "ab ab"]))
+def test_single_bytes_come_as_characters_where_they_are_any(data: bytes, text: str) -> None:
+    before = tokenizer("sentencepiece").encode("a")
+    ids = [byte + 1 for byte in data]  # after <unk>
+    parts = pieces("sentencepiece", ids, before)
+    assert "".join(parts) == data.decode(errors="replace")
+
+
+@some
+@given(ids=st.lists(st.integers(0, 262), max_size=80))
+def test_any_tokens_come_as_the_library_decodes_them(ids: list[int]) -> None:
+    assert "".join(pieces("byte-level", ids)) == tokenizer("byte-level").decode(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_character_comes_with_its_last_token(kind: str) -> None:
+    ids = tokenizer(kind).encode("a\N{SNOWMAN}é\N{PARTY POPPER}b")
+    given, read = "", 0
+    for i, piece in enumerate(pieces(kind, ids)[:-1]):
+        given += piece
+        read = num_whole(kind, ids, i + 1)
+        assert given == tokenizer(kind).decode(ids)[:read]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_space_after_special_tokens_is_kept(kind: str) -> None:
+    end = tokenizer(kind).encode(END, add_special_tokens=False)[-1]
+    prompt = [*tokenizer(kind).encode("ab"), *[end] * 20]
+    space = tokenizer(kind).encode("b a")[-1:]
+    assert "".join(pieces(kind, space, prompt)) == " a"
+
+
+def test_long_runs_of_bytes_are_given_as_they_come() -> None:
+    text = "\N{PARTY POPPER}\N{SNOWMAN}" * WINDOW
+    parts = pieces("sentencepiece", tokenizer("sentencepiece").encode(text))
+    assert "".join(parts) == text
+    assert sum(map(bool, parts)) == len(text)
+
+
+def test_tokens_that_only_look_like_bytes_are_text(tmp_path: Path) -> None:
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<0x00>"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer(tmp_path).byte_of(65) is None
+    assert tokenizer("sentencepiece").byte_of(66) == 65
+    assert tokenizer("byte-level").byte_of(65) is None
