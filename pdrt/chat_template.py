@@ -88,8 +88,9 @@ class ChatTemplate:
         try:
             self._template = sandbox.template(source)
         except (TemplateError, SyntaxError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:MAX_REASON]
-            raise ModelError(f"the model's chat template cannot be read: {reason}") from None
+            raise ModelError(
+                f"the model's chat template cannot be read: {_one_line(error)}"
+            ) from None
 
     def render(
         self, messages: Sequence[Mapping[str, object]], options: ChatOptions | None = None
@@ -150,11 +151,14 @@ def _refusals() -> Iterator[None]:
         raise InvalidRequest(
             f"the model's chat template does what templates may not: {error}", "messages"
         ) from None
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:MAX_REASON]
+    except Exception as error:  # a program may raise anything
         raise InvalidRequest(
-            f"the model's chat template refuses these messages: {reason}", "messages"
+            f"the model's chat template refuses these messages: {_one_line(error)}", "messages"
         ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_REASON]
 
 
 def built_in_names() -> list[str]:

@@ -210,7 +210,9 @@ class RequestHistory:
     def finished(self, reason: str, metrics: RequestMetrics | None, now: float) -> None:
         """A request ended, for one of FINISH_REASONS. No metrics: it had no output.
 
-        Its latencies count where it ran to its end.
+        One of several sequences ended when all have; of their reasons abort goes before length,
+        and length before stop, so that ended requests add up whatever `n` is. Latencies count where
+        it ran to its end.
         """
         self._success[reason].inc()
         if metrics is None or reason not in ("stop", "length"):

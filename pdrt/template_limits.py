@@ -23,7 +23,7 @@ from jinja2.exceptions import SecurityError
 MAX_STEPS = 1_000_000
 MAX_SECONDS = 1.0
 BASE_SIZE = 1 << 24  # characters, for templates that make tables or repeat themselves
-SIZE_FACTOR = 64  # more for each character of the messages: templates copy them some times
+SIZE_FACTOR = 16  # more for each unit of the messages' weight: templates copy them some times
 MAX_INT_BITS = 4096
 ITEM_SIZE = 8
 STEPS_PER_LOOK = 16  # asking for the time costs as much as a step

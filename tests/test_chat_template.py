@@ -115,6 +115,12 @@ def test_messages_of_megabytes_are_within_the_limits() -> None:
         assert template.render(many).count("w") >= 2000
 
 
+def test_whatever_a_template_raises_is_an_invalid_request() -> None:
+    for source in ("{{ 1 / 0 }}", "{{ messages | sum }}", "{{ loop() }}", "{{ [1, 'a'] | sort }}"):
+        with pytest.raises(InvalidRequest, match="refuses these messages: ."):
+            ChatTemplate(source, {}).render(HI)
+
+
 def test_a_template_changes_no_message() -> None:
     messages = [dict(HI[0])]
     template = ChatTemplate("{% set messages = messages + [1] %}{{ messages | length }}", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -34,6 +35,7 @@ def test_every_setting_is_a_flag_with_a_help_text() -> None:
         (["--block-size", "32"], "page_size", 32),
         (["--num-decode-workers=2"], "num_decode_workers", 2),
         (["--disaggregation-mode", "unified"], "disaggregation_mode", "unified"),
+        (["--chat-template", "phi-2"], "chat_template", "phi-2"),
         (["--watchdog-timeout", "2.5"], "watchdog_timeout", 2.5),
     ],
 )
@@ -79,6 +81,13 @@ def test_a_model_that_is_not_there_ends_in_one_sentence() -> None:
     ended = serve("--port", "0", "--model", "/nothing/here")
     assert ended.returncode == 2
     assert "/nothing/here" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_unknown_chat_template_ends_in_one_sentence(tiny_llama: Path) -> None:
+    ended = serve("--port", "0", "--model", str(tiny_llama), "--chat-template", "phi2")
+    assert ended.returncode == 2
+    assert "one of alpaca, chatml, phi-2, plain" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -150,6 +152,15 @@ def test_a_prompt_alone_is_given_back(server: ServerProcess) -> None:
     assert [json.loads(c)["choices"][0]["text"] for c in chunks] == ["ab"]
 
 
+def test_long_echoes_are_written_beside_other_work(server: ServerProcess) -> None:
+    body = {"prompt": PROMPT * 100, "echo": True, "max_tokens": 1, "logprobs": 20, **GREEDY}
+    (choice,) = server.complete(**body).json()["choices"]
+    *chunks, _ = server.events("/v1/completions", **body)
+    streamed = json.loads(chunks[0])["choices"][0]
+    assert len(choice["logprobs"]["tokens"]) == 100 * len(PROMPT) + 1
+    assert streamed["logprobs"]["text_offset"] == choice["logprobs"]["text_offset"]
+
+
 def test_prompt_logprobs_have_vllms_shape(server: ServerProcess) -> None:
     (choice,) = choices(server, prompt_logprobs=2, max_tokens=1)
     first, *rest = choice["prompt_logprobs"]
@@ -213,3 +224,19 @@ def test_a_template_gets_its_variables(server: ServerProcess) -> None:
     body = {"messages": HI, "chat_template_kwargs": {"add_generation_prompt": False}}
     assert server.chat(**body).json()["error"]["param"] == "chat_template_kwargs"
     assert chat_prompt(server, messages=HI, chat_template_kwargs={"eos_token": "x"})
+
+
+def test_conversations_of_many_messages_are_written_while_others_are_served(
+    server: ServerProcess,
+) -> None:
+    many = {"messages": [{"role": "user", "content": ""}] * 60_000}
+    with ThreadPoolExecutor(1) as pool:
+        begin = time.monotonic()
+        answer = pool.submit(lambda: server.chat(**many))
+        waits = []
+        while not answer.done():
+            asked = time.monotonic()
+            assert server.client.get("/live").status_code == 200
+            waits.append(time.monotonic() - asked)
+    assert answer.result().json()["error"]["param"] == "prompt"  # longer than the context
+    assert max(waits) < (time.monotonic() - begin) / 2

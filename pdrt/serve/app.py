@@ -105,7 +105,7 @@ def _add_generation(app: FastAPI, server: Server) -> None:
         messages, options = [message.plain() for message in body.messages], body.chat_options()
         job = Job(
             encode=lambda: [engine.encode_chat(messages, options)],
-            num_chars=sum(len(message["content"]) for message in messages),
+            num_chars=len(await request.body()),
             num_prompts=1,
             params=body.sampling_params(),
         )

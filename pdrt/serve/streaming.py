@@ -13,10 +13,12 @@ it the engine's iterator, which coalesces; the kernel closes a connection that i
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from starlette.responses import Response
@@ -24,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pdrt.request import RequestOutput
 from pdrt.serve.errors import INTERNAL, problem_of
-from pdrt.serve.formats import Format, choices_of, usage
+from pdrt.serve.formats import Delta, Format, choices_of, usage
 from pdrt.serve.labels import label_of
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
 from pdrt.serve.schemas import StreamOptions
@@ -32,6 +34,7 @@ from pdrt.serve.schemas import StreamOptions
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+INLINE_SCORES = 512  # prompt tokens whose logprobs are written in some milliseconds
 Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
 
 
@@ -55,20 +58,28 @@ async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, No
     """The events of a stream but for [DONE]."""
     choices = choices_of(work.num_prompts, work.num_sequences)
     latest: dict[int, RequestOutput] = {}
-    include_usage = bool(options.include_usage)
-    continuous = include_usage and bool(options.continuous_usage_stats)
+
+    def written(delta: Delta) -> bytes:
+        chunk = work.format.chunk(delta)
+        if options.include_usage:
+            chunk["usage"] = usage(latest.values()) if options.continuous_usage_stats else None
+        return event(msgspec.json.encode(chunk))
+
     async with aclosing(work.start()) as outputs:
         async for prompt, output in outputs:
             latest[prompt] = output
             for delta in (choice.advance(output) for choice in choices[prompt]):
-                if delta.is_empty:
-                    continue
-                chunk = work.format.chunk(delta)
-                if include_usage:
-                    chunk["usage"] = usage(latest.values()) if continuous else None
-                yield event(msgspec.json.encode(chunk))
-    if include_usage:
+                if not delta.is_empty:
+                    scored = [output] if delta.is_first else []
+                    yield await _beside_others(partial(written, delta), scored)
+    if options.include_usage:
         yield event(msgspec.json.encode({**work.format.last(), "usage": usage(latest.values())}))
+
+
+async def _beside_others(write: Callable[[], bytes], outputs: Iterable[RequestOutput]) -> bytes:
+    """Thousands of prompt logprobs take seconds to write, in which others' tokens must flow."""
+    num_scored = sum(len(output.prompt_logprobs or ()) for output in outputs)
+    return write() if num_scored <= INLINE_SCORES else await asyncio.to_thread(write)
 
 
 class EventStream(Response):
@@ -123,7 +134,11 @@ async def whole_answer(work: Work, receive: Receive) -> Response:
     async with work.lifecycle.request(receive), aclosing(work.start()) as outputs:
         async for prompt, output in outputs:
             latest[prompt] = output
-    choices = choices_of(work.num_prompts, work.num_sequences)
-    deltas = [c.advance(latest[c.prompt]) for each in choices for c in each]
-    body = {**work.format.answer(deltas), "usage": usage(latest.values())}
-    return Response(msgspec.json.encode(body), media_type="application/json")
+
+    def written() -> bytes:
+        choices = choices_of(work.num_prompts, work.num_sequences)
+        deltas = [c.advance(latest[c.prompt]) for each in choices for c in each]
+        return msgspec.json.encode({**work.format.answer(deltas), "usage": usage(latest.values())})
+
+    body = await _beside_others(written, latest.values())
+    return Response(body, media_type="application/json")
