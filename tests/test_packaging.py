@@ -24,8 +24,10 @@ TRY = """
 import importlib.util
 import pdrt
 from pdrt import _C
+from pdrt.chat_template import built_in_names
 from pdrt.kernels.cpu import paged_attention
 from pdrt.model.source import SHIPPED
+assert "phi-2" in built_in_names(), "the chat templates were left out"
 assert importlib.util.find_spec("kernels") is None, "a package named kernels was installed"
 assert (SHIPPED / "microsoft--phi-2" / "config.json").is_file()
 print(pdrt.__file__, _C.BUILD, sep="\\n")
