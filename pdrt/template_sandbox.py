@@ -104,7 +104,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_method(method, args, kwargs)
         elif not isinstance(method, (*_OWN_CALLABLES, Undefined)) and method not in _OWN_TYPES:
             raise SecurityError(f"templates may not call a {type(method).__name__}")
+        if _collects(__obj):
+            spent.weigh(*args, *kwargs.values())
         return spent.made(super().call(__context, __obj, *args, **kwargs))
+
+
+def _collects(callee: object) -> bool:
+    """Whether a call makes a collection of its arguments, which are to be weighed as [...] is."""
+    if isinstance(callee, Macro):
+        return callee.catch_varargs or callee.catch_kwargs
+    return callee is dict or callee is Cycler
 
 
 def _check_method(

@@ -204,6 +204,19 @@ HOSTILE = {  # name -> (template, what the error says)
     "nested lists": (_grown("{% set ns.s = [ns.s, ns.s] %}"), LARGE),
     "nested products": (_grown("{% set ns.s = [ns.s] * 2 %}", "{{ ns.s == ns.s }}"), LARGE),
     "nested dicts": (_grown("{% set ns.s = dict(a=ns.s, b=ns.s) %}"), LARGE),
+    "compared dicts": (
+        "{% set ns = namespace(a=1, b=1) %}{% for i in range(60) %}"
+        "{% set ns.a = dict(x=ns.a, y=ns.a) %}{% set ns.b = dict(x=ns.b, y=ns.b) %}"
+        "{% endfor %}{{ ns.a == ns.b }}",
+        LARGE,
+    ),
+    "compared arguments": (
+        "{% set ns = namespace(a=1, b=1) %}"
+        "{% macro m() %}{% set ns.a = varargs %}{% endmacro %}"
+        "{% for i in range(60) %}{{ m(ns.a, ns.a) }}"
+        "{% set ns.b = cycler(ns.b, ns.b).items %}{% endfor %}{{ ns.a == ns.b }}",
+        LARGE,
+    ),
     "nested namespaces": (_grown("{% set ns.s = namespace(a=ns.s, b=ns.s) %}"), "a Namespace"),
     "slices": (
         "{% set s = 'x' * 10**6 %}"
