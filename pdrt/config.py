@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         watchdog_timeout: seconds without progress after which a worker is killed.
         shutdown_timeout: seconds that a drain may take.
         seed: of requests that give none, and of dummy weights.
-        chat_template: a built-in name or a Jinja file; None is the model\'s own.
+        chat_template: a built-in name or a Jinja file; None is the model's own.
     """
 
     model: str = ""
