@@ -66,6 +66,8 @@ class Incarnation:
 class InProcessServer:
     """One server. `make_runner(holder)` makes the runner of a worker instance."""
 
+    router_type = Router
+
     def __init__(
         self,
         ledger: Ledger,
@@ -77,7 +79,7 @@ class InProcessServer:
         eos_token_ids: Sequence[int],
     ) -> None:
         self.ledger = ledger
-        self.router = Router(ledger, max_queued=100_000, sweep=lambda: None)
+        self.router = self.router_type(ledger, max_queued=100_000, sweep=lambda: None)
         self.workers: list[Incarnation] = []
         self._make_runner = make_runner
         self._budget = budget
@@ -87,17 +89,21 @@ class InProcessServer:
             self.start(index, role, incarnation=1)
 
     def start(self, index: int, role: Role, incarnation: int) -> None:
-        holder = self.ledger.holder(incarnation << 8 | index)
+        holder = self.make_holder(incarnation << 8 | index)
         runner = self._make_runner(holder)
         worker = Worker(holder, runner, self._phases(role, holder), self._budget, self._eos)
         started = Incarnation(index, role, holder.instance, worker, runner)
         self.workers.append(started)
 
-        def send(message: Message) -> bool:
-            started.inbox.append(message)
-            return True
+        self.router.worker_up(holder.instance, role, lambda message: self.send(started, message))
 
-        self.router.worker_up(holder.instance, role, send)
+    def make_holder(self, instance: int) -> Holder:
+        return self.ledger.holder(instance)
+
+    def send(self, worker: Incarnation, message: Message) -> bool:
+        """The router's frame to a worker; False when it was not sent."""
+        worker.inbox.append(message)
+        return True
 
     def _phases(self, role: Role, holder: Holder) -> list[Phase]:
         decode = DecodeScheduler(self.ledger, holder, self._max_num_seqs)
@@ -122,9 +128,17 @@ class InProcessServer:
 
     def bury(self, worker: Incarnation) -> None:
         """The keeper: reap, tell the router, start again. Unread frames die with the worker."""
+        self.replace(worker, self.reap(worker))
+
+    def reap(self, worker: Incarnation) -> list[int]:
+        """Releases what a dead worker held, and says which slots these were."""
         held = slots_held_by(self.ledger, worker.instance)
         assert self.ledger.reap(worker.instance) is Outcome.DONE
         self.workers.remove(worker)
+        return held
+
+    def replace(self, worker: Incarnation, held: Sequence[int]) -> None:
+        """The router hears of the death, and of the next incarnation."""
         self.router.worker_down(worker.instance, held)
         self.start(worker.index, worker.role, (worker.instance >> 8) + 1)
 
@@ -154,5 +168,7 @@ class InProcessServer:
         audit = self.ledger.audit()
         assert audit is not None and not audit.violations, audit and audit.violations
         counts = audit.counts
-        assert counts.free + counts.cached == counts.total, counts
+        assert counts.free + counts.cached == counts.total, (
+            f"{counts.free} free and {counts.cached} cached of {counts.total} pages"
+        )
         assert self.ledger.counters().handoff_bytes == 0

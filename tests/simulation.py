@@ -1,237 +1,253 @@
 """A server in one process, with real ledger, router, schedulers and workers, and a toy model.
 
-Sockets, processes and clocks are replaced by a seeded choice of what happens next: a frame arrives,
-a worker takes a turn, the router ticks, the keeper sweeps, a client leaves, a worker dies in the
-middle of a step and is reaped some time later. A failing seed shows the same run again.
+Sockets, processes and clocks are replaced by a seeded choice of what happens next: a request
+arrives, a frame is read, refused or lost, a worker takes a turn and finds the lock free or busy,
+the router ticks, the keeper sweeps or audits, a client leaves, a worker dies at rest or in the
+middle of a step, is reaped some time later, and still later the router hears of it and of the next
+incarnation. The seed alone decides all of it, so a failing seed shows the same run again.
 
-The toy model's KV of position i is a hash of tokens 0..i, and its next token follows from that of
-the last position. Each step first checks all KV that it reads, so a page that was lost, shared by
-mistake or overwritten is found where it is read.
+    python -m tests.search       many seeds
+    python -m tests.replay SEED  one of them, event by event
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
 
-from pdrt._C import Ledger
-from pdrt.messages import Role
-from pdrt.request import Request, SamplingParams
-from pdrt.sched.plan import Plan, Result, Sampled
-from tests.in_process import Client, Incarnation, InProcessServer
-
-VOCABULARY = 5
-EOS = 0
-MODULUS = (1 << 61) - 1
-
-
-def chain(tokens: list[int]) -> list[int]:
-    """The toy model's KV of each position."""
-    values, value = [], 1
-    for token in tokens:
-        value = (value * 1_000_003 + token + 1) % MODULUS
-        values.append(value)
-    return values
-
-
-def next_token(value: int) -> int:
-    return (value >> 7) % VOCABULARY
-
-
-def expected_output(request: Request) -> list[int]:
-    """What the request must produce, whatever happens to it."""
-    tokens, output = list(request.prompt_token_ids), list[int]()
-    while len(output) < request.max_tokens:
-        output.append(next_token(chain(tokens + output)[-1]))
-        if output[-1] == EOS and not request.params.ignore_eos:
-            break
-    return output
+from pdrt._C import Holder, Ledger
+from pdrt.errors import EngineDead
+from pdrt.messages import Report, Role
+from pdrt.router import MAX_FRUITLESS_DEATHS
+from tests.in_process import Client, Incarnation
+from tests.simulated_server import SimulatedServer
+from tests.simulated_setup import Setup, draw_requests
+from tests.toy_model import EOS, ToyRunner, expected_output
 
 
 class Killed(Exception):
     """The worker dies here."""
 
 
-class ToyRunner:
-    """Computes plans with the toy model on KV that all workers share."""
-
-    def __init__(self, ledger: Ledger, kv: dict[tuple[int, int], int]) -> None:
-        self._ledger = ledger
-        self._kv = kv  # (page, offset) -> value
-        self.rows_until_death: int | None = None
-
-    def run(self, plan: Plan) -> list[Result]:
-        return [Result(self._row(row.slot, row.start, row.end, row.samples)) for row in plan.rows]
-
-    def _row(self, slot: int, start: int, end: int, samples: bool) -> Sampled | None:
-        size = self._ledger.page_size
-        pages = self._ledger.page_table([slot])[0]
-        values = chain(self._ledger.tokens(slot, 0, end).tolist())
-        for i in range(start):
-            place = (int(pages[i // size]), i % size)
-            assert self._kv.get(place) == values[i], f"slot {slot} reads another's KV at {place}"
-        for i in range(start, end):
-            self._kv[int(pages[i // size]), i % size] = values[i]
-        if self.rows_until_death is not None:
-            self.rows_until_death -= 1
-            if self.rows_until_death < 0:
-                raise Killed
-        return Sampled(next_token(values[-1]), -float(end)) if samples else None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One small server and its load."""
-
-    seed: int
-    unified: bool = False
-    num_prefill: int = 1
-    num_decode: int = 1
-    page_size: int = 4
-    num_pages: int = 8
-    num_slots: int = 4
-    max_model_len: int = 24
-    max_num_seqs: int = 4
-    budget: int = 8
-    sealed_bound: int = 2
-    num_requests: int = 6
-    shared_prefix: int = 0
-    deaths: int = 0
-    aborts: int = 0
-
-
-def check(client: Client) -> None:
-    """Ended once; every token right; all of them unless the client left."""
-    assert client.last is not None, f"{client.request.request_id} was never ended"
-    assert client.last.error is None, client.last.error
-    expected = expected_output(client.request)
-    assert client.tokens == expected[: len(client.tokens)], "wrong tokens"
-    if client.last.finish_reason != "abort":
-        assert client.tokens == expected, "tokens are missing"
+def check(client: Client, num_deaths: int) -> None:
+    """Ended once; every token right; all of them unless it was ended early, and rightly so."""
+    request, last = client.request, client.last
+    assert last is not None, f"{request.request_id} was never ended"
+    expected = expected_output(request)
+    assert client.tokens == expected[: len(client.tokens)], f"{request.request_id}: wrong tokens"
+    if last.error is not None:
+        assert isinstance(last.error, EngineDead) and num_deaths >= MAX_FRUITLESS_DEATHS, last.error
+    elif last.finish_reason != "abort":
+        assert client.tokens == expected, f"{request.request_id}: tokens are missing"
 
 
 class Simulation:
     """One run; `check_run` raises AssertionError where a promise is broken."""
 
+    cpu_seconds = 5.0  # of a run, which takes milliseconds
+    server_type = SimulatedServer
+    runner_type = ToyRunner
+
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.random = random.Random(setup.seed)
+        self.trace: list[tuple[object, ...]] = []
+        self.clients = [Client(request) for request in draw_requests(setup)]
+        self.arriving = deque(self.clients)
+        self.dying: dict[int, int] = {}  # instance -> rows that it computes before its death
+        self.graves: deque[tuple[Incarnation, list[int]]] = deque()  # reaped, the slots they held
+        self.late: deque[Report] = deque()  # written by workers that were reaped since
+        self.deaths, self.aborts = setup.deaths, setup.aborts
+        self.is_fair = False  # from now on nothing goes wrong any more
         self.ledger = Ledger.create(
             num_pages=setup.num_pages,
             page_size=setup.page_size,
             num_slots=setup.num_slots,
             max_model_len=setup.max_model_len,
-            sealed_bound=min(setup.sealed_bound, setup.num_slots),
+            sealed_bound=setup.sealed_bound,
         )
         self.kv: dict[tuple[int, int], int] = {}
-        self.server = InProcessServer(
+        self.server = self._make_server()
+        self.router = self.server.router
+
+    def _make_server(self) -> SimulatedServer:
+        return self.server_type(
             self.ledger,
             self._roles(),
-            lambda holder: ToyRunner(self.ledger, self.kv),
-            budget=setup.budget,
-            max_num_seqs=setup.max_num_seqs,
+            self._make_runner,
+            budget=self.setup.budget,
+            max_num_seqs=self.setup.max_num_seqs,
             eos_token_ids=[EOS],
+            is_busy=lambda: self._goes_wrong(self.setup.busy),
+            is_lost=lambda: self._goes_wrong(self.setup.loss),
         )
-        self.router = self.server.router
-        self.clients = [Client(self._request(i)) for i in range(setup.num_requests)]
-        self.arriving = deque(self.clients)
-        self.deaths, self.aborts = setup.deaths, setup.aborts
-
-    # -- the world --------------------------------------------------------------------------------
 
     def _roles(self) -> list[Role]:
         if self.setup.unified:
             return ["unified"] * self.setup.num_prefill
         return ["prefill"] * self.setup.num_prefill + ["decode"] * self.setup.num_decode
 
-    def _request(self, number: int) -> Request:
-        room = self.setup.max_model_len - 1
-        length = self.random.randint(1, room)
-        shared = [i % VOCABULARY for i in range(self.setup.shared_prefix)][:length]
-        prompt = shared + self.random.choices(range(VOCABULARY), k=length - len(shared))
-        params = SamplingParams(
-            ignore_eos=self.random.random() < 0.5, priority=self.random.choice([0, 0, 0, 1, -1])
-        )
-        max_tokens = self.random.randint(1, self.setup.max_model_len - length)
-        return Request(f"r{number}", None, tuple(prompt), params, max_tokens, seed=number)
+    def _make_runner(self, holder: Holder) -> ToyRunner:
+        return self.runner_type(self.ledger, self.kv, lambda: self._on_row(holder.instance))
+
+    def _on_row(self, instance: int) -> None:
+        if instance in self.dying:
+            self.dying[instance] -= 1
+            if self.dying[instance] < 0:
+                raise Killed
+
+    def _goes_wrong(self, share: float) -> bool:
+        return share > 0.0 and not self.is_fair and self.random.random() < share
 
     # -- what can happen --------------------------------------------------------------------------
 
+    def arrive(self) -> None:
+        client = self.arriving.popleft()
+        self.trace.append(("arrives", client.request.request_id))
+        self.router.submit(client.request, client)
+
+    def abort(self) -> None:
+        self.aborts -= 1
+        name = self.random.choice(self.clients).request.request_id
+        self.trace.append(("aborts", name))
+        self.router.abort(name)
+
     def turn(self, worker: Incarnation) -> None:
+        """Some of the frames, and a step. A dead worker takes no turn."""
         if worker.dead:
             return
         while worker.inbox and self.random.random() < 0.9:
             worker.worker.hear(worker.inbox.popleft())
+        self.trace.append(("turn", worker.role, worker.instance))
         try:
             self.server.turn(worker)
         except Killed:
+            self.trace.append(("died in its step", worker.instance))
             worker.dead = True
 
     def kill(self, worker: Incarnation) -> None:
         """At once, or after some rows of its next step were computed and none was read."""
         self.deaths -= 1
         if self.random.random() < 0.5:
-            assert isinstance(worker.runner, ToyRunner)
-            worker.runner.rows_until_death = self.random.randint(0, 2)
+            self.dying[worker.instance] = self.random.randint(0, 2)
         else:
+            self.trace.append(("died at rest", worker.instance))
             worker.dead = True
 
-    def abort_one(self) -> None:
-        self.aborts -= 1
-        client = self.random.choice(self.clients)
-        self.router.abort(client.request.request_id)
+    def reap(self, worker: Incarnation) -> None:
+        """What a dead worker has sent may be read before it is buried, later, or never."""
+        if self.random.random() < 0.5:
+            self.late.extend(worker.outbox)
+        held = self.server.reap(worker)
+        self.trace.append(("reaped", worker.instance, held))
+        self.graves.append((worker, held))
 
-    def arrive(self) -> None:
-        client = self.arriving.popleft()
-        self.router.submit(client.request, client)
+    def replace(self) -> None:
+        worker, held = self.graves.popleft()
+        self.trace.append(("replaced", worker.instance))
+        self.server.replace(worker, held)
+
+    def hear_late(self) -> None:
+        self.trace.append(("late report",))
+        self.router.hear(self.late.popleft())
+
+    def audit(self) -> None:
+        self.trace.append(("audit",))
+        audit = self.ledger.audit()
+        assert audit is not None and not audit.violations, audit and audit.violations
 
     def something(self) -> None:
-        """One event, chosen by the seed."""
+        """One event, chosen by the seed among those that change anything."""
         roll = self.random.random()
-        worker = self.random.choice(self.server.workers)
-        if roll < 0.12 and self.arriving:
+        if self.arriving and self.random.random() < self.setup.hurry:
             self.arrive()
-        elif roll < 0.16 and self.aborts:
-            self.abort_one()
-        elif roll < 0.19 and self.deaths and not worker.dead:
-            self.kill(worker)
-        elif roll < 0.25 and worker.dead:
-            self.server.bury(worker)
-        elif roll < 0.29:
+        elif self.graves and (not self.server.workers or roll < 0.2):
+            self.replace()
+        elif roll < 0.23:
+            self.audit()
+        elif roll < 0.27:
             self.router.tick()
-        elif roll < 0.33:
+        elif roll < 0.31:
             self.ledger.sweep()
-        elif roll < 0.60:
+        elif roll < 0.36 and self.aborts:
+            self.abort()
+        elif roll < 0.39 and self.late:
+            self.hear_late()
+        else:
+            self._move(self.random.choice(self._moving() or self.server.workers))
+
+    def _moving(self) -> list[Incarnation]:
+        """Workers that have something to read, to say or to compute, or to be buried for."""
+        return [
+            each
+            for each in self.server.workers
+            if each.dead or each.inbox or each.outbox or each.worker.has_work
+        ]
+
+    def _move(self, worker: Incarnation) -> None:
+        roll = self.random.random()
+        if worker.dead and roll < 0.3:
+            self.reap(worker)
+        elif self.deaths and not worker.dead and roll < self.setup.deadliness:
+            self.kill(worker)
+        elif roll < 0.5:
             self.server.deliver(worker)
         else:
             self.turn(worker)
 
     # -- a run ------------------------------------------------------------------------------------
 
-    def check_run(self, num_events: int = 150) -> None:
-        for _ in range(num_events):
+    def check_run(self) -> None:
+        for _ in range(self.setup.num_events):
+            if not self.arriving and not self.graves and self.router.is_idle:
+                break
             self.something()
         while self.arriving:
             self.arrive()
         self._settle()
         for client in self.clients:
-            check(client)
+            check(client, self.setup.deaths)
         self.server.check_empty()
 
     def _settle(self) -> None:
         """Everybody gets a fair turn until all requests have ended; a bound says "starved"."""
+        self.is_fair = True
         tokens = sum(c.request.max_tokens + len(c.request.prompt_token_ids) for c in self.clients)
         for _ in range(10 * (tokens + 10 * len(self.clients) + 10)):
-            if self.router.is_idle:
+            if self._is_over():
                 return
-            for worker in list(self.server.workers):
-                if worker.dead:
-                    self.server.bury(worker)
-                self.turn(worker)
-                while worker.outbox:
-                    self.server.deliver(worker)
-            self.router.tick()
-            self.ledger.sweep()
+            self._round()
         phases = [self.ledger.word(slot).phase.name for slot in range(self.ledger.num_slots)]
         raise AssertionError(f"starved or deadlocked; slots are {phases}")
+
+    def _is_over(self) -> bool:
+        """All requests have ended, and no worker has a step of theirs to read."""
+        has_work = any(each.worker.has_work for each in self.server.workers)
+        return self.router.is_idle and not has_work
+
+    def _round(self) -> None:
+        while self.graves:
+            self.replace()
+        for worker in self._moving():
+            if worker.dead:
+                self.server.bury(worker)
+            self.turn(worker)
+            while worker.outbox:
+                self.server.deliver(worker)
+        self.router.tick()
+        self.ledger.sweep()
+
+    def tally(self) -> Counter[str]:
+        """What happened in the run, by name."""
+        counters = self.ledger.counters()
+        seen = Counter(str(event[0]) for event in self.trace)
+        for (operation, outcome), count in self.server.answers.items():
+            seen[f"{operation} {outcome.name}"] = count
+        for name in ("preempted", "evicted", "aborted", "reaped", "handed_off", "finished"):
+            seen[name] = getattr(counters, name)
+        seen["prefix hit"] = counters.prefix_hit_tokens
+        seen["frame refused"], seen["report lost"] = self.server.num_refused, self.server.num_lost
+        seen["given up"] = sum(
+            c.last is not None and c.last.error is not None for c in self.clients
+        )
+        return seen
