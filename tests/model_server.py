@@ -20,6 +20,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "separated": ("prefill", "decode"),
     "unified": ("unified",),
     "2P2D": ("prefill", "prefill", "decode", "decode"),
+    "2P3D": ("prefill", "prefill", "decode", "decode", "decode"),
 }
 
 
