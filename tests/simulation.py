@@ -14,31 +14,48 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from functools import partial
 
 from pdrt._C import Holder, Ledger
 from pdrt.errors import EngineDead
 from pdrt.messages import Report, Role
+from pdrt.request import Request
 from pdrt.router import MAX_FRUITLESS_DEATHS
 from tests.in_process import Client, Incarnation
 from tests.simulated_server import SimulatedServer
 from tests.simulated_setup import Setup, draw_requests
-from tests.toy_model import EOS, ToyRunner, expected_output
+from tests.toy_model import EOS, Limits, ToyRunner, expected_output
 
 
 class Killed(Exception):
     """The worker dies here."""
 
 
-def check(client: Client, num_deaths: int) -> None:
-    """Ended once; every token right; all of them unless it was ended early, and rightly so."""
-    request, last = client.request, client.last
-    assert last is not None, f"{request.request_id} was never ended"
-    expected = expected_output(request)
-    assert client.tokens == expected[: len(client.tokens)], f"{request.request_id}: wrong tokens"
-    if last.error is not None:
-        assert isinstance(last.error, EngineDead) and num_deaths >= MAX_FRUITLESS_DEATHS, last.error
-    elif last.finish_reason != "abort":
-        assert client.tokens == expected, f"{request.request_id}: tokens are missing"
+class Reader(Client):
+    """A client that knows whether its request was given up too early."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.fruitless_deaths = 0  # of workers that held the request, since its last token
+        self._num_tokens = 0  # at the last of them
+
+    def count_death(self, num_tokens: int) -> None:
+        """A worker died that held the request, when so many tokens of it had been read."""
+        fruitless = num_tokens == self._num_tokens
+        self.fruitless_deaths = self.fruitless_deaths + 1 if fruitless else 1
+        self._num_tokens = num_tokens
+
+    def check(self) -> None:
+        """Ended once; every token right; all of them unless it was ended early, and rightly so."""
+        name, last = self.request.request_id, self.last
+        assert last is not None, f"{name} was never ended"
+        expected = expected_output(self.request)
+        assert self.tokens == expected[: len(self.tokens)], f"{name}: wrong tokens"
+        if last.error is not None:
+            assert isinstance(last.error, EngineDead), last.error
+            assert self.fruitless_deaths >= MAX_FRUITLESS_DEATHS, f"{name} was given up too early"
+        elif last.finish_reason != "abort":
+            assert self.tokens == expected, f"{name}: tokens are missing"
 
 
 class Simulation:
@@ -52,7 +69,7 @@ class Simulation:
         self.setup = setup
         self.random = random.Random(setup.seed)
         self.trace: list[tuple[object, ...]] = []
-        self.clients = [Client(request) for request in draw_requests(setup)]
+        self.clients = [Reader(request) for request in draw_requests(setup)]
         self.arriving = deque(self.clients)
         self.dying: dict[int, int] = {}  # instance -> rows that it computes before its death
         self.graves: deque[tuple[Incarnation, list[int]]] = deque()  # reaped, the slots they held
@@ -88,7 +105,9 @@ class Simulation:
         return ["prefill"] * self.setup.num_prefill + ["decode"] * self.setup.num_decode
 
     def _make_runner(self, holder: Holder) -> ToyRunner:
-        return self.runner_type(self.ledger, self.kv, lambda: self._on_row(holder.instance))
+        limits = Limits(self.setup.budget, self.setup.max_num_seqs)
+        on_row = partial(self._on_row, holder.instance)
+        return self.runner_type(self.ledger, self.kv, limits, on_row)
 
     def _on_row(self, instance: int) -> None:
         if instance in self.dying:
@@ -139,6 +158,8 @@ class Simulation:
         if self.random.random() < 0.5:
             self.late.extend(worker.outbox)
         held = self.server.reap(worker)
+        for info in map(self.ledger.info, held):
+            self.clients[info.request_id].count_death(info.num_output_tokens)
         self.trace.append(("reaped", worker.instance, held))
         self.graves.append((worker, held))
 
@@ -206,7 +227,7 @@ class Simulation:
             self.arrive()
         self._settle()
         for client in self.clients:
-            check(client, self.setup.deaths)
+            client.check()
         self.server.check_empty()
 
     def _settle(self) -> None:
@@ -230,11 +251,14 @@ class Simulation:
             self.replace()
         for worker in self._moving():
             if worker.dead:
-                self.server.bury(worker)
+                self.reap(worker)
+                continue
             self.turn(worker)
             while worker.outbox:
                 self.server.deliver(worker)
-        self.router.tick()
+        if self.setup.loss or self.setup.aborts or self.setup.deaths:
+            # Else nothing was lost, and no request may depend on the router's second look.
+            self.router.tick()
         self.ledger.sweep()
 
     def tally(self) -> Counter[str]:

@@ -8,8 +8,9 @@ overwritten is found where it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from pdrt._C import Ledger
+from pdrt._C import Ledger, Phase
 from pdrt.request import Request
 from pdrt.sched.plan import Plan, Result, Sampled
 
@@ -43,6 +44,21 @@ def expected_output(request: Request) -> list[int]:
     return output
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of one step of one worker."""
+
+    num_tokens: int
+    num_seqs: int  # of each phase
+
+    def check(self, plan: Plan, phases: Sequence[Phase]) -> None:
+        """`phases` are those of the plan's rows."""
+        assert 0 < plan.num_tokens <= self.num_tokens, plan
+        assert len({row.slot for row in plan.rows}) == len(plan.rows), plan
+        assert set(phases) <= {Phase.PREFILLING, Phase.DECODING}, phases
+        assert all(phases.count(phase) <= self.num_seqs for phase in phases), plan
+
+
 class ToyRunner:
     """Computes plans with the toy model on KV that all workers share.
 
@@ -51,13 +67,19 @@ class ToyRunner:
     """
 
     def __init__(
-        self, ledger: Ledger, kv: dict[tuple[int, int], int], on_row: Callable[[], None]
+        self,
+        ledger: Ledger,
+        kv: dict[tuple[int, int], int],
+        limits: Limits,
+        on_row: Callable[[], None],
     ) -> None:
         self._ledger = ledger
+        self._limits = limits
         self._kv = kv  # (page, offset) -> value
         self._on_row = on_row
 
     def run(self, plan: Plan) -> list[Result]:
+        self._limits.check(plan, [self._ledger.word(row.slot).phase for row in plan.rows])
         return [Result(self._row(row.slot, row.start, row.end, row.samples)) for row in plan.rows]
 
     def _row(self, slot: int, start: int, end: int, samples: bool) -> Sampled | None:
