@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pdrt.request import Request
+from pdrt.request import Request, sequences
 from pdrt.router import MAX_FRUITLESS_DEATHS
 from pdrt.sampling_params import SamplingParams
 from tests.toy_model import VOCABULARY, expected_output
@@ -75,18 +75,21 @@ def draw_requests(setup: Setup) -> list[Request]:
     """
     draw = random.Random(f"requests {setup.seed}")
     requests: list[Request] = []
-    for number in range(setup.num_requests):
-        requests.append(_draw_request(setup, draw, number, requests))
-    return requests
+    while len(requests) < setup.num_requests:
+        requests += sequences(_draw_request(setup, draw, f"r{len(requests)}", requests))
+    return requests[: setup.num_requests]
 
 
-def _draw_request(
-    setup: Setup, draw: random.Random, number: int, earlier: list[Request]
-) -> Request:
+def _draw_request(setup: Setup, draw: random.Random, name: str, earlier: list[Request]) -> Request:
     prompt = _draw_prompt(setup, draw, earlier)
-    params = SamplingParams(ignore_eos=draw.random() < 0.8, priority=draw.choice([0, 0, 0, 1, -1]))
+    params = SamplingParams(
+        n=draw.choice([1, 1, 1, 1, 1, 3]),
+        ignore_eos=draw.random() < 0.8,
+        prompt_logprobs=draw.choice([None, None, None, None, 0]),
+        priority=draw.choice([0, 0, 0, 1, -1]),
+    )
     max_tokens = draw.randint(1, setup.max_model_len - len(prompt))
-    return Request(f"r{number}", None, tuple(prompt), params, max_tokens, seed=number)
+    return Request(name, None, tuple(prompt), params, max_tokens, seed=len(earlier))
 
 
 def _draw_prompt(setup: Setup, draw: random.Random, earlier: list[Request]) -> list[int]:
@@ -95,5 +98,5 @@ def _draw_prompt(setup: Setup, draw: random.Random, earlier: list[Request]) -> l
     known = [i % VOCABULARY for i in range(setup.shared_prefix)]
     if earlier and draw.random() < 0.2:
         before = draw.choice(earlier)
-        known = [*before.prompt_token_ids, *expected_output(before)]
+        known = [*before.prompt_token_ids, *expected_output(before)[0]]
     return (known + draw.choices(range(VOCABULARY), k=length))[:length]

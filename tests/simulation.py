@@ -14,21 +14,31 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from dataclasses import dataclass
 from functools import partial
 
 from pdrt._C import Holder, Ledger
 from pdrt.errors import EngineDead
 from pdrt.messages import Report, Role
-from pdrt.request import Request
+from pdrt.request import Logprob, Request
 from pdrt.router import MAX_FRUITLESS_DEATHS
 from tests.in_process import Client, Incarnation
 from tests.simulated_server import SimulatedServer
 from tests.simulated_setup import Setup, draw_requests
-from tests.toy_model import EOS, Limits, ToyRunner, expected_output
+from tests.toy_model import EOS, Limits, ToyRunner, chain, expected_output, score
 
 
 class Killed(Exception):
     """The worker dies here."""
+
+
+@dataclass(frozen=True)
+class Grave:
+    """A worker that was reaped, the slots that it held, and whose they were then."""
+
+    worker: Incarnation
+    held: list[int]
+    owners: list[Reader]
 
 
 class Reader(Client):
@@ -40,22 +50,34 @@ class Reader(Client):
         self._num_tokens = 0  # at the last of them
 
     def count_death(self, num_tokens: int) -> None:
-        """A worker died that held the request, when so many tokens of it had been read."""
+        """The router is to hear of a worker's death; so many tokens of the request are read."""
         fruitless = num_tokens == self._num_tokens
         self.fruitless_deaths = self.fruitless_deaths + 1 if fruitless else 1
         self._num_tokens = num_tokens
 
     def check(self) -> None:
-        """Ended once; every token right; all of them unless it was ended early, and rightly so."""
+        """Ended once; all that came is right, and all came unless it was rightly ended early."""
         name, last = self.request.request_id, self.last
         assert last is not None, f"{name} was never ended"
-        expected = expected_output(self.request)
-        assert self.tokens == expected[: len(self.tokens)], f"{name}: wrong tokens"
+        tokens, scores = expected_output(self.request)
+        assert self.tokens == tokens[: len(self.tokens)], f"{name}: wrong tokens"
+        assert self.logprobs == scores[: len(self.tokens)], f"{name}: wrong log-probabilities"
         if last.error is not None:
             assert isinstance(last.error, EngineDead), last.error
             assert self.fruitless_deaths >= MAX_FRUITLESS_DEATHS, f"{name} was given up too early"
         elif last.finish_reason != "abort":
-            assert self.tokens == expected, f"{name}: tokens are missing"
+            assert self.tokens == tokens, f"{name}: tokens are missing"
+        if self.tokens and self.request.params.prompt_logprobs is not None:
+            self._check_prompt()
+
+    def _check_prompt(self) -> None:
+        """It was scored, and therefore computed whole."""
+        prompt = self.request.prompt_token_ids
+        expected = [
+            {token: Logprob(score(value))}
+            for token, value in zip(prompt[1:], chain(prompt[:-1]), strict=True)
+        ]
+        assert self.prompt_scores == expected, f"{self.request.request_id}: wrong prompt scores"
 
 
 class Simulation:
@@ -72,7 +94,7 @@ class Simulation:
         self.clients = [Reader(request) for request in draw_requests(setup)]
         self.arriving = deque(self.clients)
         self.dying: dict[int, int] = {}  # instance -> rows that it computes before its death
-        self.graves: deque[tuple[Incarnation, list[int]]] = deque()  # reaped, the slots they held
+        self.graves: deque[Grave] = deque()  # the router has not heard of them yet
         self.late: deque[Report] = deque()  # written by workers that were reaped since
         self.deaths, self.aborts = setup.deaths, setup.aborts
         self.is_fair = False  # from now on nothing goes wrong any more
@@ -158,15 +180,18 @@ class Simulation:
         if self.random.random() < 0.5:
             self.late.extend(worker.outbox)
         held = self.server.reap(worker)
-        for info in map(self.ledger.info, held):
-            self.clients[info.request_id].count_death(info.num_output_tokens)
         self.trace.append(("reaped", worker.instance, held))
-        self.graves.append((worker, held))
+        owners = [self.clients[self.ledger.info(slot).request_id] for slot in held]
+        self.graves.append(Grave(worker, held, owners))
 
     def replace(self) -> None:
-        worker, held = self.graves.popleft()
-        self.trace.append(("replaced", worker.instance))
-        self.server.replace(worker, held)
+        grave = self.graves.popleft()
+        self.trace.append(("replaced", grave.worker.instance))
+        for slot, client in zip(grave.held, grave.owners, strict=True):
+            info = self.ledger.info(slot)
+            if client is self.clients[info.request_id]:
+                client.count_death(info.num_output_tokens)
+        self.server.replace(grave.worker, grave.held)
 
     def hear_late(self) -> None:
         self.trace.append(("late report",))

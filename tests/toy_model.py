@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+import numpy as np
+
 from pdrt._C import Ledger, Phase
 from pdrt.request import Request
-from pdrt.sched.plan import Plan, Result, Sampled
+from pdrt.sampling_params import SlotParams
+from pdrt.sched.plan import Plan, Result, Row, Sampled, Scores
 
 VOCABULARY = 5
 EOS = 0
@@ -33,15 +37,21 @@ def next_token(value: int) -> int:
     return (value >> 7) % VOCABULARY
 
 
-def expected_output(request: Request) -> list[int]:
-    """What the request must produce, whatever happens to it."""
-    value, output = chain(request.prompt_token_ids)[-1], list[int]()
+def score(value: int) -> float:
+    """The log-probability of any token after a position with this KV."""
+    return -float(value % 997)
+
+
+def expected_output(request: Request) -> tuple[list[int], list[float]]:
+    """The tokens that the request must produce, whatever happens to it, and their scores."""
+    value, output, scores = chain(request.prompt_token_ids)[-1], list[int](), list[float]()
     while len(output) < request.max_tokens:
         output.append(next_token(value))
+        scores.append(score(value))
         if output[-1] == EOS and not request.params.ignore_eos:
             break
         (value,) = chain(output[-1:], value)
-    return output
+    return output, scores
 
 
 @dataclass(frozen=True)
@@ -80,19 +90,37 @@ class ToyRunner:
 
     def run(self, plan: Plan) -> list[Result]:
         self._limits.check(plan, [self._ledger.word(row.slot).phase for row in plan.rows])
-        return [Result(self._row(row.slot, row.start, row.end, row.samples)) for row in plan.rows]
+        return [self._row(row) for row in plan.rows]
 
-    def _row(self, slot: int, start: int, end: int, samples: bool) -> Sampled | None:
-        size = self._ledger.page_size
-        pages = self._ledger.page_table([slot])[0].tolist()
-        values = chain(self._ledger.tokens(slot, 0, end).tolist())
-        for i in range(start):
-            place = (pages[i // size], i % size)
-            assert self._kv.get(place) == values[i], f"slot {slot} reads another's KV at {place}"
-        for i in range(start, end):
-            self._kv[pages[i // size], i % size] = values[i]
+    def _row(self, row: Row) -> Result:
+        tokens = self._ledger.tokens(row.slot, 0, row.end).tolist()
+        values = self._through_the_cache(row, chain(tokens))
         self._on_row()
-        return Sampled(self.sample(values, end), -float(end)) if samples else None
+        sampled = Sampled(self.sample(values, row.end), score(values[-1])) if row.samples else None
+        return Result(sampled, self._prompt_scores(row, values))
+
+    def _through_the_cache(self, row: Row, values: list[int]) -> list[int]:
+        """Checks the KV that the row reads, and keeps what it computes."""
+        size = self._ledger.page_size
+        pages = self._ledger.page_table([row.slot])[0].tolist()
+        places = [(pages[i // size], i % size) for i in range(row.end)]
+        for i in range(row.start):
+            assert self._kv.get(places[i]) == values[i], f"slot {row.slot} reads another's KV"
+        self._kv.update(zip(places[row.start :], values[row.start :], strict=True))
+        return values
+
+    def _prompt_scores(self, row: Row, values: list[int]) -> tuple[Scores, ...]:
+        """Of the prompt's tokens after the row's positions, where its request asks for them."""
+        info = self._ledger.info(row.slot)
+        if info.num_output_tokens > 0 or self._params(row.slot).prompt_logprobs < 0:
+            return ()
+        first, end = row.start + 1, min(row.end + 1, info.num_prompt_tokens)
+        scores = np.array([score(value) for value in values[first - 1 : end - 1]], np.float32)
+        nothing = np.empty((len(scores), 0))
+        return (Scores(first, scores, nothing.astype(np.int32), nothing.astype(np.float32)),)
+
+    def _params(self, slot: int) -> SlotParams:
+        return msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
 
     def sample(self, values: list[int], end: int) -> int:
         """The token after the first `end`, whose KV is `values`."""
