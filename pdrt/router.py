@@ -121,9 +121,10 @@ class Router:
             if (record := self._slots.get(slot)) and record.told_worker is worker:
                 record.told_worker = None
         for slot in held:
-            if (record := self._slots.get(slot)) and not record.ended:
+            if record := self._slots.get(slot):
+                self._look(record)  # a token that nobody reported was not fruitless
                 record.fruitless_deaths += 1
-                if record.fruitless_deaths >= MAX_FRUITLESS_DEATHS:
+                if record.fruitless_deaths >= MAX_FRUITLESS_DEATHS and not record.ended:
                     self._end(record, Update(error=too_many_deaths(record)))
         self.tick()
 
@@ -165,9 +166,8 @@ class Router:
 
     def _look(self, record: Record) -> None:
         """Emits what is new in the slot, moves it on where that is the router's part."""
-        word = self._ledger.word(
-            record.slot
-        )  # before the tokens: FINISHED means they are all there
+        # Before the tokens: FINISHED means they are all there.
+        word = self._ledger.word(record.slot)
         if not record.ended:
             self._emit(record, word)
         if word.phase is Phase.EMPTY:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdrt._C import Ledger, Phase
+from pdrt._C import FinishReason, Holder, Ledger, Phase
 from pdrt.errors import EngineDead, InvalidRequest, Overloaded
 from pdrt.messages import Admit, Look, Message
 from pdrt.request import Request, sequences
@@ -162,6 +162,28 @@ def test_a_request_under_which_workers_keep_dying_is_given_up(bench: Bench) -> N
     bench.ledger.sweep()
     bench.router.tick()
     assert bench.router.is_idle
+
+
+def test_a_token_that_a_worker_could_not_report_makes_its_death_fruitful(bench: Bench) -> None:
+    (client,) = bench.submit(request("lucky"))
+    for number in range(MAX_FRUITLESS_DEATHS):
+        instance = PREFILL + 256 * number
+        holder = bench.ledger.holder(instance)
+        holder.admit(0, bench.ledger.word(0).generation)
+        if number == MAX_FRUITLESS_DEATHS - 1:
+            read_a_token(bench.ledger, holder)
+        bench.ledger.reap(instance)
+        bench.router.worker_down(instance, [0])
+        bench.connect(instance + 256)
+    assert client.last is None and client.tokens == [7]
+    bench.router.abort("lucky")
+    bench.ledger.sweep()
+
+
+def read_a_token(ledger: Ledger, holder: Holder) -> None:
+    """The holder of slot 0 computes the prompt and samples token 7."""
+    generation, goal = ledger.word(0).generation, ledger.info(0).goal
+    holder.boundary(holder.launch(), [(0, generation, goal, 7, 0.0, FinishReason.NONE)])
 
 
 def test_when_the_engine_dies_everybody_is_told_once(bench: Bench) -> None:
