@@ -19,7 +19,7 @@ class WatchedHolder:
     """A holder that counts its answers; now and then another process has the lock."""
 
     def __init__(
-        self, holder: Holder, tally: Counter[tuple[str, object]], is_busy: Callable[[], bool]
+        self, holder: Holder, tally: Counter[tuple[str, Outcome]], is_busy: Callable[[], bool]
     ) -> None:
         self.instance = holder.instance
         self.beat, self.launch, self.score = holder.beat, holder.launch, holder.score
@@ -72,7 +72,7 @@ class SimulatedServer(InProcessServer):
         is_lost: Callable[[], bool],
         **limits: object,
     ) -> None:
-        self.answers: Counter[tuple[str, object]] = Counter()  # (operation, outcome)
+        self.answers: Counter[tuple[str, Outcome]] = Counter()  # (operation, outcome)
         self.num_refused = self.num_lost = 0  # frames to workers, reports of workers
         self._is_busy = is_busy
         self._is_lost = is_lost
@@ -93,3 +93,13 @@ class SimulatedServer(InProcessServer):
             worker.outbox.popleft()
             self.num_lost += 1
         super().deliver(worker)
+
+    def tally(self) -> Counter[str]:
+        """What the ledger answered and counted, and the frames that failed."""
+        counters = self.ledger.counters()
+        seen = Counter({f"{name} {outcome.name}": n for (name, outcome), n in self.answers.items()})
+        for name in ("preempted", "evicted", "aborted", "reaped", "handed_off", "finished"):
+            seen[name] = getattr(counters, name)
+        seen["prefix hit"] = counters.prefix_hit_tokens
+        seen["frame refused"], seen["report lost"] = self.num_refused, self.num_lost
+        return seen

@@ -29,6 +29,11 @@ class Killed(Exception):
     """The worker dies here."""
 
 
+def moves(worker: Incarnation) -> bool:
+    """It has something to read, to say or to compute, or to be buried for."""
+    return bool(worker.dead or worker.inbox or worker.outbox or worker.worker.has_work)
+
+
 class Simulation:
     """One run; `check_run` raises AssertionError where a promise is broken."""
 
@@ -156,28 +161,26 @@ class Simulation:
         roll = self.random.random()
         if self.arriving and self.random.random() < self.setup.hurry:
             self.arrive()
-        elif self.graves and (not self.server.workers or roll < 0.2):
-            self.replace()
-        elif roll < 0.23:
+        elif roll < 0.02:
             self.audit()
-        elif roll < 0.27:
+        elif roll < 0.04:
             self.router.tick()
-        elif roll < 0.31:
+        elif roll < 0.07:
             self.ledger.sweep()
-        elif roll < 0.36 and self.aborts:
+        elif roll < 0.11 and self.aborts:
             self.abort()
-        elif roll < 0.39 and self.late:
+        elif roll < 0.15 and self.late:
             self.hear_late()
+        elif self.graves and (roll < 0.35 or not self.server.workers):
+            self.replace()
         else:
-            self._move(self.random.choice(self._moving() or self.server.workers))
+            self._move(self._next_moving())
 
-    def _moving(self) -> list[Incarnation]:
-        """Workers that have something to read, to say or to compute, or to be buried for."""
-        return [
-            each
-            for each in self.server.workers
-            if each.dead or each.inbox or each.outbox or each.worker.has_work
-        ]
+    def _next_moving(self) -> Incarnation:
+        """The first that moves, from a random one on; if none does, that one."""
+        workers = self.server.workers
+        first = self.random.randrange(len(workers))
+        return next(filter(moves, workers[first:] + workers[:first]), workers[first])
 
     def _move(self, worker: Incarnation) -> None:
         roll = self.random.random()
@@ -185,7 +188,7 @@ class Simulation:
             self.reap(worker)
         elif self.deaths and not worker.dead and roll < self.setup.deadliness:
             self.kill(worker)
-        elif roll < 0.5:
+        elif worker.outbox and roll < 0.6:
             self.server.deliver(worker)
         else:
             self.turn(worker)
@@ -223,7 +226,7 @@ class Simulation:
     def _round(self) -> None:
         while self.graves:
             self.replace()
-        for worker in self._moving():
+        for worker in list(filter(moves, self.server.workers)):
             if worker.dead:
                 self.reap(worker)
                 continue
@@ -237,14 +240,11 @@ class Simulation:
 
     def tally(self) -> Counter[str]:
         """What happened in the run, by name."""
-        counters = self.ledger.counters()
         seen = Counter(str(event[0]) for event in self.trace)
-        for (operation, outcome), count in self.server.answers.items():
-            seen[f"{operation} {outcome.name}"] = count
-        for name in ("preempted", "evicted", "aborted", "reaped", "handed_off", "finished"):
-            seen[name] = getattr(counters, name)
-        seen["prefix hit"] = counters.prefix_hit_tokens
-        seen["frame refused"], seen["report lost"] = self.server.num_refused, self.server.num_lost
+        seen.update(self.server.tally())
+        requests = [client.request for client in self.clients]
+        seen["followers"] = sum(each.leader is not None for each in requests)
+        seen["scored prompts"] = sum(each.params.prompt_logprobs is not None for each in requests)
         seen["given up"] = sum(
             c.last is not None and c.last.error is not None for c in self.clients
         )
