@@ -242,10 +242,8 @@ class Simulation:
         """What happened in the run, by name."""
         seen = Counter(str(event[0]) for event in self.trace)
         seen.update(self.server.tally())
-        requests = [client.request for client in self.clients]
-        seen["followers"] = sum(each.leader is not None for each in requests)
-        seen["scored prompts"] = sum(each.params.prompt_logprobs is not None for each in requests)
-        seen["given up"] = sum(
-            c.last is not None and c.last.error is not None for c in self.clients
-        )
+        for client in self.clients:
+            seen["followers"] += client.request.leader is not None
+            seen["scored prompts"] += client.request.params.prompt_logprobs is not None
+            seen["given up"] += client.last is not None and client.last.error is not None
         return seen
