@@ -96,12 +96,12 @@ class WorkerUp(_Frame, frozen=True):
 
 
 class WorkerDown(_Frame, frozen=True):
-    """A worker is gone and the slots that it held were released."""
+    """A worker is gone and what it held was released."""
 
     index: int
     instance: int
     reason: str
-    held: tuple[int, ...]
+    held: tuple[int, ...]  # requests by number: a slot may be another's when this is read
 
 
 # keeper -> loader, keeper -> worker

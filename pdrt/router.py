@@ -12,7 +12,7 @@ knows no socket and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -114,14 +114,14 @@ class Router:
         self._workers[instance] = Worker(instance, role, send)
         self.tick()
 
-    def worker_down(self, instance: int, held: Iterable[int]) -> None:
-        """The keeper has released what the instance held; its requests enter anew."""
+    def worker_down(self, instance: int, held: Collection[int]) -> None:
+        """The keeper has released the requests (by number) that the instance held."""
         worker = self._workers.pop(instance, None)
         for slot in worker.told if worker else ():
             if (record := self._slots.get(slot)) and record.told_worker is worker:
                 record.told_worker = None
-        for slot in held:
-            if record := self._slots.get(slot):
+        for record in list(self._slots.values()):
+            if record.number in held:
                 self._look(record)  # a token that nobody reported was not fruitless
                 record.fruitless_deaths += 1
                 if record.fruitless_deaths >= MAX_FRUITLESS_DEATHS and not record.ended:

@@ -15,7 +15,7 @@ from pdrt.messages import Message, Report, Role
 from pdrt.request import Request, TokenLogprobs
 from pdrt.router import Router
 from pdrt.sched.decode import DecodeScheduler
-from pdrt.sched.held import slots_held_by
+from pdrt.sched.held import requests_held_by
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.updates import Update, token_logprobs
 from pdrt.worker.decode_worker import DecodePhase
@@ -131,8 +131,8 @@ class InProcessServer:
         self.replace(worker, self.reap(worker))
 
     def reap(self, worker: Incarnation) -> list[int]:
-        """Releases what a dead worker held, and says which slots these were."""
-        held = slots_held_by(self.ledger, worker.instance)
+        """Releases what a dead worker held: the numbers of these requests."""
+        held = requests_held_by(self.ledger, worker.instance)
         assert self.ledger.reap(worker.instance) is Outcome.DONE
         self.workers.remove(worker)
         return held

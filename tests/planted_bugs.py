@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from pdrt.router import Router
 from pdrt.sched.plan import Row
@@ -40,7 +40,7 @@ class LostKV(Simulation):
 
 
 class _ForgetfulRouter(Router):
-    def worker_down(self, instance: int, held: Iterable[int]) -> None:
+    def worker_down(self, instance: int, held: Collection[int]) -> None:
         self._workers.pop(instance, None)
         self.tick()
 

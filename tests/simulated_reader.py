@@ -52,8 +52,7 @@ class Reader(Client):
 
 @dataclass(frozen=True)
 class Grave:
-    """A worker that was reaped, the slots that it held, and whose they were then."""
+    """A worker that was reaped, and the numbers of the requests that it held."""
 
     worker: Incarnation
     held: list[int]
-    owners: list[Reader]

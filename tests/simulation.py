@@ -16,7 +16,7 @@ import random
 from collections import Counter, deque
 from functools import partial
 
-from pdrt._C import Holder, Ledger
+from pdrt._C import Holder, Ledger, Phase
 from pdrt.messages import Report, Role
 from tests.in_process import Incarnation
 from tests.simulated_reader import Grave, Reader
@@ -135,16 +135,16 @@ class Simulation:
             self.late.extend(worker.outbox)
         held = self.server.reap(worker)
         self.trace.append(("reaped", worker.instance, held))
-        owners = [self.clients[self.ledger.info(slot).request_id] for slot in held]
-        self.graves.append(Grave(worker, held, owners))
+        self.graves.append(Grave(worker, held))
 
     def replace(self) -> None:
         grave = self.graves.popleft()
         self.trace.append(("replaced", grave.worker.instance))
-        for slot, client in zip(grave.held, grave.owners, strict=True):
+        for slot in range(self.ledger.num_slots):
             info = self.ledger.info(slot)
-            if client is self.clients[info.request_id]:
-                client.count_death(info.num_output_tokens)
+            is_taken = self.ledger.word(slot).phase is not Phase.EMPTY
+            if is_taken and info.request_id in grave.held:
+                self.clients[info.request_id].count_death(info.num_output_tokens)
         self.server.replace(grave.worker, grave.held)
 
     def hear_late(self) -> None:

@@ -13,6 +13,7 @@ from pdrt.messages import Admit, Look, Message
 from pdrt.request import Request, sequences
 from pdrt.router import MAX_FRUITLESS_DEATHS, Router
 from pdrt.sampling_params import SamplingParams
+from pdrt.sched.held import requests_held_by
 from tests.in_process import Client
 
 PREFILL = 1 << 8
@@ -177,6 +178,25 @@ def test_a_token_that_a_worker_could_not_report_makes_its_death_fruitful(bench: 
         bench.connect(instance + 256)
     assert client.last is None and client.tokens == [7]
     bench.router.abort("lucky")
+    bench.ledger.sweep()
+
+
+def test_a_death_is_not_counted_against_the_next_request_in_the_slot(
+    make_ledger: Callable[..., Ledger],
+) -> None:
+    bench = Bench(make_ledger(num_slots=1, sealed_bound=1))
+    bench.submit(request("held"))
+    bench.ledger.holder(PREFILL).admit(0, bench.ledger.word(0).generation)
+    bench.router.abort("held")
+    held = requests_held_by(bench.ledger, PREFILL)
+    bench.ledger.reap(PREFILL)
+    bench.router.tick()
+    (client,) = bench.submit(request("next"))
+    assert bench.ledger.info(0).request_id == 1  # the router has not heard of the death yet
+    for _ in range(MAX_FRUITLESS_DEATHS):
+        bench.router.worker_down(PREFILL, held)
+    assert client.last is None
+    bench.router.abort("next")
     bench.ledger.sweep()
 
 

@@ -124,9 +124,10 @@ class HeldSlots:
         return outcome is not Outcome.BUSY and not self._is_ours(held, self._ledger.word(held.slot))
 
 
-def slots_held_by(ledger: Ledger, instance: int) -> list[int]:
-    """The slots whose word names this instance."""
-    return [slot for slot in range(ledger.num_slots) if ledger.word(slot).holder == instance]
+def requests_held_by(ledger: Ledger, instance: int) -> list[int]:
+    """The numbers of the requests in slots whose word names this instance."""
+    slots = range(ledger.num_slots)
+    return [ledger.info(slot).request_id for slot in slots if ledger.word(slot).holder == instance]
 
 
 def _is_finished(info: SlotInfo) -> bool:

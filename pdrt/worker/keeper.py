@@ -35,7 +35,7 @@ from pdrt.messages import (
     WorkerSpec,
     WorkerUp,
 )
-from pdrt.sched.held import slots_held_by
+from pdrt.sched.held import requests_held_by
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
 from pdrt.worker.running import RunningWorker
@@ -172,7 +172,7 @@ class Keeper:
     def _reap_dead(self) -> None:
         """Releases the slots and pages of dead workers, tells the front end, starts them again."""
         for worker, reason in list(self._unreaped):
-            held = slots_held_by(self._ledger, worker.instance)
+            held = requests_held_by(self._ledger, worker.instance)
             if self._ledger.reap(worker.instance) is not Outcome.DONE:
                 continue  # the lock is busy: in the next turn
             self._unreaped.remove((worker, reason))
