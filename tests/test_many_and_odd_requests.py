@@ -35,6 +35,7 @@ TEXTS = {
     "private and unassigned": "\ue000\U000fffff\U0010ffff\uffff",
     "line ends": "a\r\nb\rc\nd\u2028e\u2029f",
     "spaces": " \t\u00a0\u3000" * 50,
+    "a replacement character at the end": "what\ufffd",
 }
 
 
