@@ -1,0 +1,41 @@
+"""What a Triton kernel is compiled for, as a value: so that what is checked without a GPU is what
+runs on one.
+
+Each op file has `compile_cases()`: every configuration that its op launches. tests/offline.py
+compiles them for each architecture; `python -m benchmarks.kernels.compile_table` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+
+# True where CPU tensors stand in for those of a GPU (TRITON_INTERPRET=1 before the first import).
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+# a * b + c in one rounding. Named, since Triton's default changes with 3.10 and bits depend on it.
+OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
+
+POINTERS = {torch.bfloat16: "*bf16:16", torch.float16: "*fp16:16", torch.float32: "*fp32:16"}
+
+
+@dataclass(frozen=True)
+class CompileCase:
+    """One configuration of a kernel.
+
+    arguments: by name, in the kernel's order. A string is the type of an argument of the launch,
+    with ":16" where its value is a multiple of 16, as the launch would find it ("*bf16:16", "i32",
+    "fp32"); anything else is the value of a constexpr.
+    """
+
+    name: str
+    kernel: Any  # a @triton.jit function; Triton has no public type for it
+    arguments: Mapping[str, str | int | bool | None]
+    num_warps: int = 4
+    num_stages: int = 2
+    tensor_core_shapes: frozenset[str] = field(default_factory=frozenset)  # on sm_90, "m64n64k16"
+    async_loads: bool = False  # a loop over KV that must load ahead
