@@ -10,17 +10,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 FLOATS = (torch.float32, torch.bfloat16)
 
 
-def check(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+def check(
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    device: torch.device = CPU,
+) -> None:
     """Device, dtype and shape.
 
     Raises:
         ValueError: one differs.
     """
-    if not tensor.is_cpu:
-        raise ValueError(f"{name} is on {tensor.device}, this backend runs on cpu")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, expected {device}")
     if tensor.dtype is not dtype:
         raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
     if tensor.shape != shape:

@@ -72,26 +72,33 @@ def rounded(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def load_tile(rows, valid, START: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """[n, WIDTH] columns from START on of the rows at [n] pointers; 0 where not valid."""
+    column = START + tl.arange(0, WIDTH)
+    pointers = rows[:, None] + column[None, :]
+    if HEAD_DIM < START + WIDTH:
+        inside = (column < HEAD_DIM)[None, :]
+        if valid is not None:
+            inside = inside & valid[:, None]
+        return tl.load(pointers, mask=inside, other=0.0)
+    if valid is not None:
+        return tl.load(pointers, mask=valid[:, None], other=0.0)
+    return tl.load(pointers)
+
+
+@triton.jit
 def load_pair(
     rows,  # [n] pointers to the first elements of rows of HEAD_DIM elements
-    valid,  # [n] rows to read; the others are 0
+    valid,  # [n] rows to read, the others are 0; or None: all
     HEAD_DIM: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
 ):
     """([n, FIRST], [n, SECOND]) in the dtype in memory."""
-    column = tl.arange(0, FIRST)
-    mask = valid[:, None]
-    if HEAD_DIM < FIRST:
-        mask = mask & (column < HEAD_DIM)[None, :]
-    first = tl.load(rows[:, None] + column[None, :], mask=mask, other=0.0)
+    first = load_tile(rows, valid, 0, FIRST, HEAD_DIM)
     if SECOND == 0:
         return first, first
-    column = FIRST + tl.arange(0, SECOND)
-    mask = valid[:, None]
-    if HEAD_DIM < FIRST + SECOND:
-        mask = mask & (column < HEAD_DIM)[None, :]
-    return first, tl.load(rows[:, None] + column[None, :], mask=mask, other=0.0)
+    return first, load_tile(rows, valid, FIRST, SECOND, HEAD_DIM)
 
 
 @triton.jit
