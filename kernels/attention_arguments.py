@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pdrt.kernels.checks import check, check_contiguous, check_strides
 from pdrt.kernels.launch import INTERPRETED
-from pdrt.kernels.tiles import SMALLEST, head_tiles
+from pdrt.kernels.tiles import head_tiles
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 STRIDE_UNIT = 8  # strides are multiples of it, so that 16 bytes are read at once
@@ -80,8 +80,3 @@ def head_constants(head_dim: int, group: int) -> dict[str, Any]:
     """Constants that both kernels have for a head_dim and query heads of one KV head."""
     first, second = head_tiles(head_dim)
     return {"HEAD_DIM": head_dim, "FIRST": first, "SECOND": second, "GROUP": group}
-
-
-def query_rows(group: int) -> int:
-    """The least power of two of rows that tensor cores take for so many query heads."""
-    return max(SMALLEST, 1 << (group - 1).bit_length())

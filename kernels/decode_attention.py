@@ -25,7 +25,6 @@ from pdrt.kernels.attention_arguments import (
     check_attention,
     check_results,
     head_constants,
-    query_rows,
 )
 from pdrt.kernels.combine import combine
 from pdrt.kernels.decode_work import DecodeWork, plan_decode
@@ -129,14 +128,14 @@ def _decode_kernel(
         )
         acc_first, acc_second, row_lse = finished(acc_first, acc_second, row_max, row_sum)
         if num_parts == 1:
-            rows = out + row * out_stride + head * out_head_stride
-            store_pair(rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)
+            out_rows = out + row * out_stride + head * out_head_stride
+            store_pair(out_rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)
             if lse is not None:
                 tl.store(lse + row * num_heads + head, row_lse, mask=valid)
         else:
             place = item.to(tl.int64) * num_heads + head
-            rows = parts + place * HEAD_DIM
-            store_pair(rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)
+            part_rows = parts + place * HEAD_DIM
+            store_pair(part_rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)
             tl.store(part_lse + place, row_lse, mask=valid)
 
 
@@ -241,6 +240,58 @@ def _constants(
     return head_constants(head_dim, group) | {
         "PAGE_SIZE": page_size,
         "SOFT_CAP": soft_cap,
-        "BLOCK_M": query_rows(group),
+        "BLOCK_M": triton.next_power_of_2(group),
         "BLOCK_N": config.block_n,
     }
+
+
+def compile_cases() -> list[CompileCase]:
+    """Every choose_config() for the head_dims of today's models, and the odd ones."""
+    shapes = [
+        (torch.bfloat16, head_dim, group, page_size)
+        for head_dim in (64, 80, 96, 112, 128, 256)
+        for group, page_size in ((1, 16), (4, 64))
+    ]
+    shapes += [(torch.bfloat16, 80, 1, 32), (torch.bfloat16, 72, 1, 16), (torch.float16, 128, 8, 16)]
+    shapes += [(torch.float32, 64, 1, 16), (torch.float32, 128, 4, 16), (torch.float32, 256, 1, 16)]
+    return [_compile_case(*shape) for shape in shapes]
+
+
+def _compile_case(dtype: torch.dtype, head_dim: int, group: int, page_size: int) -> CompileCase:
+    config = choose_config(head_dim, dtype)
+    data, stride = POINTERS[dtype], "i32" if head_dim % 16 else "i32:16"
+    types = {
+        "query": data,
+        "query_stride": stride,
+        "query_head_stride": stride,
+        "kv": data,
+        "page_stride": "i32:16",
+        "value_stride": "i32:16",
+        "head_stride": "i32:16",
+        "page_table": "*i32:16",
+        "page_table_stride": "i32",
+        "seq_lens": "*i32:16",
+        "items": "*i32:16",
+        "row_items": "*i32:16",
+        "num_rows": "i32",
+        "out": data,
+        "out_stride": stride,
+        "out_head_stride": stride,
+        "lse": None,
+        "parts": "*fp32:16",
+        "part_lse": "*fp32:16",
+        "num_kv_heads": "i32:16",
+        "window": "i32:16",
+        "factor": "fp32",
+        "inner": "fp32",
+    }
+    constants = _constants(head_dim, group, page_size, False, config) | {"SLOT_STRIDE": head_dim}
+    return CompileCase(
+        name=f"decode D{head_dim} group {group} page {page_size} {str(dtype).removeprefix('torch.')}",
+        kernel=_decode_kernel,
+        arguments={name: (types | constants)[name] for name in _decode_kernel.arg_names},
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        tensor_core_shapes=frozenset(() if dtype is torch.float32 else ("m16n8k16",)),
+        async_loads=True,
+    )

@@ -59,10 +59,12 @@ def slot_offsets(
     if PAGE_SIZE % BLOCK_N == 0:
         page = tl.load(page_row + start // PAGE_SIZE).to(tl.int64)
         slot = start % PAGE_SIZE + tl.arange(0, BLOCK_N)
-        return page * page_stride + slot * SLOT_STRIDE
-    positions = start + tl.arange(0, BLOCK_N)
-    pages = tl.load(page_row + positions // PAGE_SIZE, mask=valid, other=0).to(tl.int64)
-    return pages * page_stride + (positions % PAGE_SIZE) * SLOT_STRIDE
+        offsets = page * page_stride + slot * SLOT_STRIDE
+    else:
+        positions = start + tl.arange(0, BLOCK_N)
+        pages = tl.load(page_row + positions // PAGE_SIZE, mask=valid, other=0).to(tl.int64)
+        offsets = pages * page_stride + (positions % PAGE_SIZE) * SLOT_STRIDE
+    return offsets
 
 
 @triton.jit
@@ -144,11 +146,10 @@ def attend(
 def nothing_yet(M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """(acc_first, acc_second, row_max, row_sum) before the first tile."""
     acc_first = tl.zeros([M, FIRST], tl.float32)
-    row_max = tl.full([M], float("-inf"), tl.float32)
-    row_sum = tl.zeros([M], tl.float32)
+    acc_second = acc_first
     if SECOND > 0:
-        return acc_first, tl.zeros([M, SECOND], tl.float32), row_max, row_sum
-    return acc_first, acc_first, row_max, row_sum
+        acc_second = tl.zeros([M, SECOND], tl.float32)
+    return acc_first, acc_second, tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
 
 
 @triton.jit

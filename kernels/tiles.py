@@ -56,7 +56,7 @@ INTERPRETING = tl.constexpr(INTERPRETED)
 def operand(x):
     """x as it goes into arithmetic or tl.dot: float32 in the interpreter, itself on a GPU."""
     if INTERPRETING:
-        return x.to(tl.float32)
+        x = x.to(tl.float32)
     return x
 
 
@@ -80,10 +80,12 @@ def load_tile(rows, valid, START: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: t
         inside = (column < HEAD_DIM)[None, :]
         if valid is not None:
             inside = inside & valid[:, None]
-        return tl.load(pointers, mask=inside, other=0.0)
-    if valid is not None:
-        return tl.load(pointers, mask=valid[:, None], other=0.0)
-    return tl.load(pointers)
+        tile = tl.load(pointers, mask=inside, other=0.0)
+    elif valid is not None:
+        tile = tl.load(pointers, mask=valid[:, None], other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile
 
 
 @triton.jit
@@ -96,9 +98,10 @@ def load_pair(
 ):
     """([n, FIRST], [n, SECOND]) in the dtype in memory."""
     first = load_tile(rows, valid, 0, FIRST, HEAD_DIM)
-    if SECOND == 0:
-        return first, first
-    return first, load_tile(rows, valid, FIRST, SECOND, HEAD_DIM)
+    second = first
+    if SECOND > 0:
+        second = load_tile(rows, valid, FIRST, SECOND, HEAD_DIM)
+    return first, second
 
 
 @triton.jit

@@ -48,7 +48,7 @@ class Compiled:
     stack: int  # bytes, a thread
     shared: int  # bytes, a CTA
     async_loads: int  # instructions that copy from global to shared memory while others compute
-    narrow_loads: int  # global loads of 2 bytes or less inside loops
+    narrow_loads: int  # global loads of 2 bytes or less in innermost loops
     tensor_core_shapes: tuple[str, ...]  # "m64n64k16" by a warp group, "m16n8k16" by a warp
     expected_shapes: tuple[str, ...]
     expects_async_loads: bool
@@ -125,13 +125,14 @@ def _tensor_core_shapes(ptx: str) -> tuple[str, ...]:
 
 
 def _loops(sass: str) -> Iterator[str]:
-    """The instructions between each backward branch and where it goes."""
-    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)
-    for address, text in lines:
-        jump = re.search(r"\bBRA\S*.*?0x([0-9a-f]+)", text)
-        if jump and int(jump[1], 16) < int(address, 16):
-            start, end = int(jump[1], 16), int(address, 16)
-            yield "\n".join(t for a, t in lines if start <= int(a, 16) <= end)
+    """The instructions of each innermost loop: from where a backward branch goes to the branch."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)
+    lines = [(int(address, 16), text) for address, text in found]
+    jumps = [(re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text), address) for address, text in lines]
+    loops = [(int(jump[1], 16), end) for jump, end in jumps if jump and int(jump[1], 16) < end]
+    for start, end in loops:
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops):
+            yield "\n".join(text for address, text in lines if start <= address <= end)
 
 
 def cases(ops: tuple[str, ...] = OPS) -> list[CompileCase]:
