@@ -67,7 +67,8 @@ def _combine_kernel(
 def combine(
     parts: Tensor,  # [num_parts, num_heads, head_dim] float32, contiguous
     part_lse: Tensor,  # [num_parts, num_heads] float32, contiguous; -inf: the part saw nothing
-    bounds: Tensor | int,  # [num_rows + 1] int32, where each row's parts begin; or how many each has
+    bounds: Tensor
+    | int,  # [num_rows + 1] int32, where each row's parts begin; or how many each has
     out: Tensor,  # [num_rows, num_heads, head_dim], any dtype of the kernels
     lse: Tensor | None = None,  # [num_rows, num_heads] float32, contiguous
 ) -> None:

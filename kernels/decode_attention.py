@@ -252,12 +252,19 @@ def compile_cases() -> list[CompileCase]:
         for head_dim in (64, 80, 96, 112, 128, 256)
         for group, page_size in ((1, 16), (4, 64))
     ]
-    shapes += [(torch.bfloat16, 80, 1, 32), (torch.bfloat16, 72, 1, 16), (torch.float16, 128, 8, 16)]
+    shapes += [
+        (torch.bfloat16, 80, 1, 32),
+        (torch.bfloat16, 72, 1, 16),
+        (torch.float16, 128, 8, 16),
+    ]
     shapes += [(torch.float32, 64, 1, 16), (torch.float32, 128, 4, 16), (torch.float32, 256, 1, 16)]
-    return [_compile_case(*shape) for shape in shapes]
+    cases = [_compile_case(*shape) for shape in shapes]
+    return [*cases, _compile_case(torch.bfloat16, 256, 2, 16, soft_cap=True)]
 
 
-def _compile_case(dtype: torch.dtype, head_dim: int, group: int, page_size: int) -> CompileCase:
+def _compile_case(
+    dtype: torch.dtype, head_dim: int, group: int, page_size: int, soft_cap: bool = False
+) -> CompileCase:
     config = choose_config(head_dim, dtype)
     data, stride = POINTERS[dtype], "i32" if head_dim % 16 else "i32:16"
     types = {
@@ -285,13 +292,14 @@ def _compile_case(dtype: torch.dtype, head_dim: int, group: int, page_size: int)
         "factor": "fp32",
         "inner": "fp32",
     }
-    constants = _constants(head_dim, group, page_size, False, config) | {"SLOT_STRIDE": head_dim}
+    constants = _constants(head_dim, group, page_size, soft_cap, config) | {"SLOT_STRIDE": head_dim}
+    label = f"D{head_dim} group {group} page {page_size}{' cap' * soft_cap}"
     return CompileCase(
-        name=f"decode D{head_dim} group {group} page {page_size} {str(dtype).removeprefix('torch.')}",
+        name=f"decode {label} {str(dtype).removeprefix('torch.')}",
         kernel=_decode_kernel,
         arguments={name: (types | constants)[name] for name in _decode_kernel.arg_names},
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        tensor_core_shapes=frozenset(() if dtype is torch.float32 else ("m16n8k16",)),
+        tensor_core_shapes=frozenset(("m16n8k16",) if dtype is not torch.float32 else ()),
         async_loads=True,
     )

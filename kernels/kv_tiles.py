@@ -62,8 +62,11 @@ def slot_offsets(
         offsets = page * page_stride + slot * SLOT_STRIDE
     else:
         positions = start + tl.arange(0, BLOCK_N)
-        pages = tl.load(page_row + positions // PAGE_SIZE, mask=valid, other=0).to(tl.int64)
-        offsets = pages * page_stride + (positions % PAGE_SIZE) * SLOT_STRIDE
+        if valid is None:
+            pages = tl.load(page_row + positions // PAGE_SIZE)
+        else:
+            pages = tl.load(page_row + positions // PAGE_SIZE, mask=valid, other=0)
+        offsets = pages.to(tl.int64) * page_stride + (positions % PAGE_SIZE) * SLOT_STRIDE
     return offsets
 
 
@@ -154,8 +157,7 @@ def nothing_yet(M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def finished(acc_first, acc_second, row_max, row_sum):
-    """(output, output, log-sum-exp of the scores, natural); 0, 0 and -inf of rows that saw nothing.
-    """
+    """(output, output, log-sum-exp of the scores, natural); 0, 0 and -inf of rows that saw nothing."""
     LN_2: tl.constexpr = 0.6931471805599453
     some = row_sum > 0
     inverse = 1 / tl.where(some, row_sum, 1.0)
