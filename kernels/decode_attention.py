@@ -1,4 +1,4 @@
-"""Attention of one new token a row over its paged KV: the kernel that a decode step spends its time in.
+"""Attention of one new token a row over its paged KV: where a decode step spends its time.
 
     from pdrt.kernels.decode_attention import decode_attention
     out = decode_attention(query, kv_layer, page_table, seq_lens, scale=head_dim**-0.5)

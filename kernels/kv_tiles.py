@@ -1,4 +1,4 @@
-"""Attention of some query rows over a range of paged KV, tile by tile: what decode and prefill share.
+"""Attention of some query rows over a range of paged KV: what decode and prefill share.
 
 The rows of a tile are the query heads of one KV head, of one token (decode) or of several
 (prefill). Keys and values come from pages in tiles of BLOCK_N positions whose bounds are multiples
@@ -157,7 +157,7 @@ def nothing_yet(M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def finished(acc_first, acc_second, row_max, row_sum):
-    """(output, output, log-sum-exp of the scores, natural); 0, 0 and -inf of rows that saw nothing."""
+    """(output, output, natural log-sum-exp of scores); 0, 0 and -inf of rows that saw nothing."""
     LN_2: tl.constexpr = 0.6931471805599453
     some = row_sum > 0
     inverse = 1 / tl.where(some, row_sum, 1.0)

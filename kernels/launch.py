@@ -8,7 +8,7 @@ compiles them for each architecture; `python -m benchmarks.kernels.compile_table
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,5 +37,14 @@ class CompileCase:
     arguments: Mapping[str, str | int | bool | None]
     num_warps: int = 4
     num_stages: int = 2
-    tensor_core_shapes: frozenset[str] = field(default_factory=frozenset)  # on sm_90, "m64n64k16"
+    tensor_core_shapes: frozenset[str] = frozenset()  # all that are used: "m64n64k16"
     async_loads: bool = False  # a loop over KV that must load ahead
+    archs: tuple[int, ...] = (80, 90)
+
+
+def arch_of(device: torch.device) -> int:
+    """Compute capability, 90 for 9.0; that of a Hopper in the interpreter."""
+    if INTERPRETED:
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

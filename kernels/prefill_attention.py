@@ -31,26 +31,34 @@ from pdrt.kernels.attention_arguments import check_attention, check_results, hea
 from pdrt.kernels.checks import check, check_contiguous
 from pdrt.kernels.combine import combine
 from pdrt.kernels.kv_tiles import NO_WINDOW, attend, finished, nothing_yet, score_scale
-from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
-from pdrt.kernels.prefill_tiles import LARGE_BLOCK, SMALL_BLOCK, PrefillTiles, largest_block
+from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase, arch_of
+from pdrt.kernels.prefill_tiles import SMALL_BLOCK, PrefillTiles
 from pdrt.kernels.tiles import head_tiles, load_pair, operand, store_pair
 
 
 class Config(NamedTuple):
-    block_m: int  # rows: tokens times query heads of a KV head, rounded up
+    block_m: int  # rows of a program: tokens times query heads of a KV head
     block_n: int  # positions of KV read at once
     num_warps: int
     num_stages: int
 
 
-def choose_config(num_query_rows: int, head_dim: int, dtype: torch.dtype) -> Config:
-    """For tiles of so many rows; no more than largest_block(dtype)."""
-    if dtype is torch.float32:  # no tensor cores: all of a tile is in registers
-        return Config(32, 16, 8, 2)
+def choose_config(rows: int, head_dim: int, dtype: torch.dtype, arch: int) -> Config:
+    """For tiles of so many rows, by what the registers of a multiprocessor hold without spilling.
+
+    From sm_90 on, tensor cores read operands from shared memory; before, from registers.
+    """
     width = sum(head_tiles(head_dim))
-    if num_query_rows <= SMALL_BLOCK:
-        return Config(SMALL_BLOCK, 64 if width <= 128 else 32, 4, 2)
-    return Config(LARGE_BLOCK, 128 if width <= 96 else 64 if width <= 128 else 32, 8, 2)
+    if dtype is torch.float32:  # no tensor cores
+        return Config(32, 16, 8 if width <= 128 else 16, 2)
+    large = rows > SMALL_BLOCK
+    if arch < 90 and width > 128:
+        return Config(64, 16, 8, 2)
+    if arch < 90:
+        return Config(128, 32, 8, 2) if large else Config(64, 32, 4, 2)
+    if large:
+        return Config(128, 128 if width <= 96 else 64 if width <= 128 else 32, 8, 2)
+    return Config(64, 64 if width <= 128 else 32, 4, 2)
 
 
 @triton.jit
@@ -88,13 +96,13 @@ def _prefill_kernel(
     BLOCK_N: tl.constexpr,
 ):
     kv_head, tile = tl.program_id(0) % num_kv_heads, tl.program_id(0) // num_kv_heads
-    split, num_splits = tl.program_id(1), tl.num_programs(1)
+    block, split, num_splits = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     row, first = tl.load(tiles + tile * 2).to(tl.int64), tl.load(tiles + tile * 2 + 1)
     query_start = tl.load(cu_seqlens_q + row)
     query_len = tl.load(cu_seqlens_q + row + 1) - query_start
     before = tl.load(seq_lens + row) - query_len  # position of the row's first new token
 
-    member = tl.arange(0, BLOCK_M)
+    member = block * BLOCK_M + tl.arange(0, BLOCK_M)
     in_tile = member // GROUP
     head = kv_head * GROUP + member % GROUP
     num_tokens = tl.minimum(tile_tokens, query_len - first)
@@ -105,11 +113,12 @@ def _prefill_kernel(
     query_first, query_second = load_pair(rows, valid, HEAD_DIM, FIRST, SECOND)
     query_first, query_second = operand(query_first), operand(query_second)
 
-    # Positions seen by some token of the tile: low .. high; by every one: edge .. diagonal.
-    first_own, last_own = before + first, before + first + num_tokens - 1
+    # Positions seen by some token of the block: low .. high; by every one: edge .. diagonal.
+    first_own = before + first + block * BLOCK_M // GROUP
+    last_own = before + first + tl.minimum((block * BLOCK_M + BLOCK_M - 1) // GROUP, num_tokens - 1)
     low, high = tl.maximum(first_own - window + 1, 0), last_own + 1
     begin = low // BLOCK_N
-    num_blocks = tl.cdiv(high, BLOCK_N) - begin
+    num_blocks = tl.maximum(tl.cdiv(high, BLOCK_N) - begin, 0)  # 0: a block past the row's end
     start = (begin + split * num_blocks // num_splits) * BLOCK_N
     stop = (begin + (split + 1) * num_blocks // num_splits) * BLOCK_N
     edge = start
@@ -203,20 +212,19 @@ def prefill_attention(
     check_contiguous("cu_seqlens_q", cu_seqlens_q)
     check("tiles.table", tiles.table, torch.int32, (len(tiles.table), 2), query.device)
     group = num_heads // num_kv_heads
-    if tiles.block_m * group > largest_block(query.dtype):
-        rows = f"{tiles.block_m} tokens for {group} query heads of a KV head"
-        raise ValueError(f"tiles have {rows}; {query.dtype} allows {largest_block(query.dtype)}")
     out = check_results(query, out, lse)
     if num_tokens == 0 or len(tiles.table) == 0:
         return out
     target, target_lse = out, lse
     if tiles.num_splits > 1:
-        num_parts = num_tokens * tiles.num_splits
-        target = query.new_empty(num_parts, num_heads, head_dim, dtype=torch.float32)
-        target_lse = query.new_empty(num_parts, num_heads, dtype=torch.float32)
-    config = choose_config(tiles.block_m * group, head_dim, query.dtype)
+        shape = (num_tokens * tiles.num_splits, num_heads, head_dim)
+        target = parts = query.new_empty(shape, dtype=torch.float32)
+        target_lse = part_lse = query.new_empty(shape[:2], dtype=torch.float32)
+    num_query_rows = tiles.block_m * group
+    config = choose_config(num_query_rows, head_dim, query.dtype, arch_of(query.device))
     scales = score_scale(scale, soft_cap)
-    _prefill_kernel[(num_kv_heads * len(tiles.table), tiles.num_splits)](
+    num_blocks = triton.cdiv(num_query_rows, config.block_m)
+    _prefill_kernel[(num_kv_heads * len(tiles.table), num_blocks, tiles.num_splits)](
         query,
         *query.stride()[:2],
         kv_layer,
@@ -243,7 +251,7 @@ def prefill_attention(
         **OPTIONS,
     )
     if tiles.num_splits > 1:
-        combine(target, target_lse, tiles.num_splits, out, lse)
+        combine(parts, part_lse, tiles.num_splits, out, lse)
     return out
 
 
@@ -256,28 +264,30 @@ def _constants(head_dim: int, group: int, page_size: int, config: Config) -> dic
 
 
 def compile_cases() -> list[CompileCase]:
-    """Every choose_config() for the head_dims of today's models, and the odd ones."""
+    """Every choose_config(), for the head_dims of today's models."""
     half, single = torch.bfloat16, torch.float32
-    cases = [
-        _compile_case(half, head_dim, rows, group, page_size)
-        for head_dim in (64, 80, 96, 112, 128, 256)
-        for rows, group, page_size in ((64, 1, 16), (128, 4, 64))
-    ]
-    cases += [_compile_case(single, head_dim, 32, 1, 16) for head_dim in (64, 80, 128, 256)]
-    cases += [_compile_case(half, 80, 128, 1, 16), _compile_case(torch.float16, 128, 128, 8, 16)]
-    cases += [_compile_case(half, 72, 128, 1, 16), _compile_case(half, 192, 128, 1, 16)]
-    return cases + [
-        _compile_case(half, head_dim, rows, 2, 16, masks=True)
-        for head_dim in (128, 256)
-        for rows in (64, 128)
-    ]
+    cases = []
+    for arch in (80, 90):
+        for rows in (64, 128):
+            cases += [_compile_case(arch, half, head_dim, rows, 1) for head_dim in (80, 96)]
+            cases += [_compile_case(arch, half, 128, rows, 4, page_size=64)]
+            cases += [_compile_case(arch, half, d, rows, 2, masks=True) for d in (128, 256)]
+        cases += [_compile_case(arch, single, head_dim, 64, 1) for head_dim in (80, 256)]
+        cases += [_compile_case(arch, torch.float16, 64, 128, 3)]
+    return cases
 
 
 def _compile_case(
-    dtype: torch.dtype, head_dim: int, rows: int, group: int, page_size: int, masks: bool = False
+    arch: int,
+    dtype: torch.dtype,
+    head_dim: int,
+    rows: int,
+    group: int,
+    page_size: int = 16,
+    masks: bool = False,
 ) -> CompileCase:
     """masks: with a window and a soft cap, as Gemma has."""
-    config = choose_config(rows, head_dim, dtype)
+    config = choose_config(rows, head_dim, dtype, arch)
     data, stride = POINTERS[dtype], "i32" if head_dim % 16 else "i32:16"
     types = {
         "query": data,
@@ -314,14 +324,19 @@ def _compile_case(
         arguments={name: (types | constants)[name] for name in _prefill_kernel.arg_names},
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        tensor_core_shapes=_wgmma_shapes(head_dim, config)
-        if dtype is not torch.float32
-        else frozenset(),
+        tensor_core_shapes=_tensor_core_shapes(arch, head_dim, config, dtype),
         async_loads=True,
+        archs=(arch,),
     )
 
 
-def _wgmma_shapes(head_dim: int, config: Config) -> frozenset[str]:
+def _tensor_core_shapes(
+    arch: int, head_dim: int, config: Config, dtype: torch.dtype
+) -> frozenset[str]:
     """queries times keys are as wide as block_n, weights times values as the head's tiles."""
+    if dtype is torch.float32:
+        return frozenset()
+    if arch < 90:
+        return frozenset(("m16n8k16",))
     widths = {config.block_n, *head_tiles(head_dim)} - {0}
     return frozenset(f"m64n{width}k16" for width in widths)

@@ -35,11 +35,6 @@ class PrefillTiles:
         return replace(self, table=self.table.to(device, non_blocking=True))
 
 
-def largest_block(dtype: torch.dtype) -> int:
-    """The most rows of a tile: without tensor cores, more would not fit the registers."""
-    return 32 if dtype is torch.float32 else LARGE_BLOCK
-
-
 def prefill_tiles(
     query_lens: Sequence[int], seq_lens: Sequence[int], block_m: int, num_splits: int = 1
 ) -> PrefillTiles:
@@ -68,7 +63,6 @@ def plan_prefill(
     num_kv_heads: int,
     num_sms: int,
     *,
-    dtype: torch.dtype = torch.bfloat16,
     batch_invariant: bool = False,
 ) -> PrefillTiles:
     """Tiles for a card with so many multiprocessors: large ones where there is enough work, else
@@ -77,8 +71,7 @@ def plan_prefill(
     With batch_invariant, one size for all steps and no parts.
     """
     group = num_heads // num_kv_heads
-    large = max(1, largest_block(dtype) // group)
-    small = max(1, min(SMALL_BLOCK, largest_block(dtype)) // group)
+    large, small = max(1, LARGE_BLOCK // group), max(1, SMALL_BLOCK // group)
     wanted = CTAS_PER_SM * num_sms
     if batch_invariant or _num_tiles(query_lens, large) * num_kv_heads >= wanted:
         return prefill_tiles(query_lens, seq_lens, large)
