@@ -19,12 +19,15 @@ def paged_attention(
     scale: float,
     window: int = 0,
     out: Tensor | None = None,  # [num_tokens, num_heads, head_dim]
+    soft_cap: float = 0.0,
+    lse: Tensor | None = None,  # [num_tokens, num_heads]: log-sum-exp of the scores, natural
 ) -> Tensor:
     """Causal attention of each row's new tokens over the KV of that row.
 
     A row with q new tokens and seq_len KV in all has its token i at position seq_len - q + i; it
     sees the last `window` positions up to its own (Jiang et al. 2023), or with window 0 all of
-    them. Query head h reads KV head h // (num_heads / num_kv_heads).
+    them. Query head h reads KV head h // (num_heads / num_kv_heads). With a soft cap, scores are
+    soft_cap * tanh(score / soft_cap) (Gemma Team 2024).
     """
     result = torch.empty_like(query) if out is None else out
     page_size = kv_layer.shape[3]
@@ -36,22 +39,26 @@ def paged_attention(
         kv = kv_layer[pages].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :seq_len]
         own = seq_len - (new.stop - new.start)  # the first new token's position
         key, value = kv[:, :, max(0, own - window + 1) if window else 0 :]
-        result[new] = _attend(query[new], key, value, scale, window)
+        scores = _scores(query[new], key, scale, window, soft_cap)
+        if lse is not None:
+            lse[new] = scores.logsumexp(-1).T
+        value = value.repeat_interleave(query.shape[1] // len(value), 0)
+        result[new] = torch.matmul(scores.softmax(-1), value).transpose(0, 1)
     return result
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
-    """query [q, heads, head_dim], key and value [kv_heads, seq_len, head_dim] -> as query."""
-    group = query.shape[1] // key.shape[0]
-    key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
-    scores = query.transpose(0, 1) @ key.transpose(1, 2) * scale  # [heads, q, seq_len]
+def _scores(query: Tensor, key: Tensor, scale: float, window: int, soft_cap: float) -> Tensor:
+    """query [q, heads, head_dim], key [kv_heads, seq_len, head_dim] -> [heads, q, seq_len]."""
+    key = key.repeat_interleave(query.shape[1] // len(key), 0)
+    scores = query.transpose(0, 1) @ key.transpose(1, 2) * scale
+    if soft_cap:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
     q_len, seq_len = scores.shape[1:]
     own = seq_len - q_len  # the first new token's place among the keys
-    seen = torch.ones(q_len, seq_len, dtype=torch.bool).tril(own)
+    seen = torch.ones(q_len, seq_len, dtype=torch.bool, device=query.device).tril(own)
     if window:
         seen = seen.triu(own - window + 1)
-    weights: Tensor = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-    return torch.matmul(weights, value).transpose(0, 1)
+    return scores.masked_fill(~seen, float("-inf"))
 
 
 def rope_kv_write(
