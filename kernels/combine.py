@@ -99,25 +99,27 @@ def combine(
 
 def compile_cases() -> list[CompileCase]:
     return [
-        CompileCase(
-            name=f"combine {name} D{head_dim} {str(dtype).removeprefix('torch.')}",
-            kernel=_combine_kernel,
-            arguments={
-                "parts": "*fp32:16",
-                "part_lse": "*fp32:16",
-                "bounds": bounds,
-                "parts_per_row": "i32",
-                "out": POINTERS[dtype],
-                "out_stride": "i32:16",
-                "out_head_stride": "i32:16",
-                "lse": "*fp32:16",
-                "num_heads": "i32:16",
-                "HEAD_DIM": head_dim,
-                "BLOCK_D": triton.next_power_of_2(head_dim),
-                "BLOCK_PARTS": BLOCK_PARTS,
-            },
-        )
-        for name, bounds in (("decode", "*i32:16"), ("prefill", None))
-        for head_dim in (80, 128, 256)
-        for dtype in (torch.bfloat16,)
+        _compile_case("decode", "*i32:16", 128),
+        _compile_case("prefill", None, 256),
     ]
+
+
+def _compile_case(name: str, bounds: str | None, head_dim: int) -> CompileCase:
+    return CompileCase(
+        name=f"combine {name} D{head_dim} bfloat16",
+        kernel=_combine_kernel,
+        arguments={
+            "parts": "*fp32:16",
+            "part_lse": "*fp32:16",
+            "bounds": bounds,
+            "parts_per_row": "i32",
+            "out": POINTERS[torch.bfloat16],
+            "out_stride": "i32:16",
+            "out_head_stride": "i32:16",
+            "lse": "*fp32:16",
+            "num_heads": "i32:16",
+            "HEAD_DIM": head_dim,
+            "BLOCK_D": triton.next_power_of_2(head_dim),
+            "BLOCK_PARTS": BLOCK_PARTS,
+        },
+    )

@@ -247,17 +247,10 @@ def _constants(
 
 def compile_cases() -> list[CompileCase]:
     """Every choose_config() for the head_dims of today's models, and the odd ones."""
-    shapes = [
-        (torch.bfloat16, head_dim, group, page_size)
-        for head_dim in (64, 80, 96, 112, 128, 256)
-        for group, page_size in ((1, 16), (4, 64))
-    ]
-    shapes += [
-        (torch.bfloat16, 80, 1, 32),
-        (torch.bfloat16, 72, 1, 16),
-        (torch.float16, 128, 8, 16),
-    ]
-    shapes += [(torch.float32, 64, 1, 16), (torch.float32, 128, 4, 16), (torch.float32, 256, 1, 16)]
+    shapes = [(torch.bfloat16, head_dim, 1, 16) for head_dim in (72, 80, 96, 112)]
+    shapes += [(torch.bfloat16, head_dim, 4, 64) for head_dim in (64, 128)]
+    shapes += [(torch.float16, 128, 8, 16)]
+    shapes += [(torch.float32, head_dim, 1, 16) for head_dim in (80, 256)]
     cases = [_compile_case(*shape) for shape in shapes]
     return [*cases, _compile_case(torch.bfloat16, 256, 2, 16, soft_cap=True)]
 

@@ -199,6 +199,5 @@ def compile_cases() -> list[CompileCase]:
                 "BLOCK_PARTS": BLOCK_PARTS,
             },
         )
-        for fixed in (False, True)
-        for block_rows in (64, MAX_ROWS)
+        for fixed, block_rows in ((False, 64), (True, MAX_ROWS))
     ]

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +78,14 @@ def compile_case(case: CompileCase, arch: int) -> Compiled:
     )
     options = OPTIONS | {"num_warps": case.num_warps, "num_stages": case.num_stages}
     kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    usage, sass = _disassemble(kernel.asm["cubin"])
+    sass = _disassemble(kernel.asm["cubin"])
     return Compiled(
         name=case.name,
         arch=arch,
         num_warps=case.num_warps,
-        registers=_number("REG", usage),
-        local=_number("LOCAL", usage),
-        stack=_number("STACK", usage),
+        registers=_number("REG", sass),
+        local=_number("LOCAL", sass),
+        stack=_number("STACK", sass),
         shared=kernel.metadata.shared,
         async_loads=len(re.findall(r"\b(?:LDGSTS|UTMALDG|UBLKCP)\b", sass)),
         narrow_loads=sum(len(re.findall(r"\bLDG\.E\.[US](?:8|16)\b", s)) for s in _loops(sass)),
@@ -100,17 +103,14 @@ def _type(value: Any) -> str:
     return str(value).removesuffix(":16")
 
 
-def _disassemble(cubin: bytes) -> tuple[str, str]:
-    """(resource usage, instructions), as cuobjdump prints them."""
+def _disassemble(cubin: bytes) -> str:
+    """Resource usage and instructions, as cuobjdump prints them."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, sass = (
-            subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True)
-            for flag in ("--dump-resource-usage", "--dump-sass")
-        )
-    return usage.stdout, sass.stdout
+        command = [tool, "--dump-resource-usage", "--dump-sass", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _number(name: str, usage: str) -> int:
@@ -140,10 +140,16 @@ def cases(ops: tuple[str, ...] = OPS) -> list[CompileCase]:
     return [case for module in modules for case in module.compile_cases()]
 
 
+def compile_all(arch: int) -> Iterator[Compiled]:
+    """Every configuration for an architecture, in order, on all cores."""
+    mine = [case for case in cases() if arch in case.archs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(partial(compile_case, arch=arch), mine)
+
+
 def main() -> None:
     for arch in map(int, sys.argv[1:]):
-        for case in (case for case in cases() if arch in case.archs):
-            compiled = compile_case(case, arch)
+        for compiled in compile_all(arch):
             row = asdict(compiled) | {"ctas_per_sm": compiled.ctas_per_sm}
             print(json.dumps(row), flush=True)
 

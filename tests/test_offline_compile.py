@@ -1,0 +1,70 @@
+"""Every configuration of every Triton kernel, compiled for GPUs that need not be there.
+
+What the interpreter cannot tell: whether registers spill, whether shared memory fits, whether loads
+run ahead of the loop that needs them, and which tensor core instructions came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.offline import SHARED_PER_CTA, cases
+
+STACK_ALLOWED = 16  # bytes: a call's frame, not a spill
+ARCHS = [80, 90]
+
+
+@cache
+def compiled(arch: int) -> list[dict[str, Any]]:
+    """In a process of its own: this one may interpret kernels, and then cannot compile them."""
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.offline", str(arch)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_configuration_compiles(arch: int) -> None:
+    expected = [case.name for case in cases() if arch in case.archs]
+    assert len(set(expected)) == len(expected), "two configurations have one name"
+    assert [row["name"] for row in compiled(arch)] == expected
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_nothing_spills_and_shared_memory_fits(arch: int) -> None:
+    for row in compiled(arch):
+        assert row["local"] == 0, row
+        assert row["stack"] <= STACK_ALLOWED, row
+        assert row["shared"] <= SHARED_PER_CTA[arch], row
+        assert row["ctas_per_sm"] >= 1, row
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_loops_over_kv_load_ahead_and_in_wide_pieces(arch: int) -> None:
+    for row in compiled(arch):
+        assert row["narrow_loads"] == 0, row
+        if row["expects_async_loads"]:
+            assert row["async_loads"] > 0, row
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_tensor_cores_are_used_in_the_expected_shapes(arch: int) -> None:
+    for row in compiled(arch):
+        assert row["tensor_core_shapes"] == row["expected_shapes"], row
+
+
+def test_several_decode_programs_share_a_multiprocessor() -> None:
+    """Loads in flight hide the memory's latency: four programs of 20 KB and more, by Little's law
+    three times what 4.8 TB/s and 132 multiprocessors need at 800 ns."""
+    rows = [row for row in compiled(90) if row["name"].startswith("decode ")]
+    assert rows
+    for row in rows:
+        assert row["ctas_per_sm"] >= 4, row
