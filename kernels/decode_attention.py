@@ -29,7 +29,7 @@ from pdrt.kernels.attention_arguments import (
 from pdrt.kernels.combine import combine
 from pdrt.kernels.decode_work import DecodeWork, plan_decode
 from pdrt.kernels.kv_tiles import NO_WINDOW, attend, finished, nothing_yet, score_scale
-from pdrt.kernels.launch import INTERPRETED, OPTIONS, POINTERS, CompileCase
+from pdrt.kernels.launch import INTERPRETED, OPTIONS
 from pdrt.kernels.tiles import load_pair, operand, store_pair
 
 
@@ -47,7 +47,7 @@ def choose_config(head_dim: int, dtype: torch.dtype) -> Config:
 
 
 @triton.jit
-def _decode_kernel(
+def decode_kernel(
     query,  # [num_rows, num_heads, HEAD_DIM]
     query_stride,
     query_head_stride,
@@ -179,7 +179,7 @@ def decode_attention(
     _check_work(work, query, page_table.shape[1] * page_size, window)
     config = choose_config(head_dim, query.dtype)
     scales = score_scale(scale, soft_cap)
-    _decode_kernel[(num_kv_heads * work.num_programs(num_rows),)](
+    decode_kernel[(num_kv_heads * work.num_programs(num_rows),)](
         query,
         *query.stride()[:2],
         kv_layer,
@@ -199,7 +199,7 @@ def decode_attention(
         window or NO_WINDOW,
         scales.factor,
         scales.inner,
-        **_constants(head_dim, num_heads // num_kv_heads, page_size, soft_cap > 0, config),
+        **decode_constants(head_dim, num_heads // num_kv_heads, page_size, soft_cap > 0, config),
         SLOT_STRIDE=kv_layer.stride(3),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
@@ -234,7 +234,7 @@ def _check_work(work: DecodeWork, query: Tensor, max_len: int, window: int) -> N
         raise ValueError(f"work was made for rows of {work.longest}, page_table holds {max_len}")
 
 
-def _constants(
+def decode_constants(
     head_dim: int, group: int, page_size: int, soft_cap: bool, config: Config
 ) -> dict[str, Any]:
     return head_constants(head_dim, group) | {
@@ -243,56 +243,3 @@ def _constants(
         "BLOCK_M": triton.next_power_of_2(group),
         "BLOCK_N": config.block_n,
     }
-
-
-def compile_cases() -> list[CompileCase]:
-    """Every choose_config() for the head_dims of today's models, and the odd ones."""
-    shapes = [(torch.bfloat16, head_dim, 1, 16) for head_dim in (72, 80, 96, 112)]
-    shapes += [(torch.bfloat16, head_dim, 4, 64) for head_dim in (64, 128)]
-    shapes += [(torch.float16, 128, 8, 16)]
-    shapes += [(torch.float32, head_dim, 1, 16) for head_dim in (80, 256)]
-    cases = [_compile_case(*shape) for shape in shapes]
-    return [*cases, _compile_case(torch.bfloat16, 256, 2, 16, soft_cap=True)]
-
-
-def _compile_case(
-    dtype: torch.dtype, head_dim: int, group: int, page_size: int, soft_cap: bool = False
-) -> CompileCase:
-    config = choose_config(head_dim, dtype)
-    data, stride = POINTERS[dtype], "i32" if head_dim % 16 else "i32:16"
-    types = {
-        "query": data,
-        "query_stride": stride,
-        "query_head_stride": stride,
-        "kv": data,
-        "page_stride": "i32:16",
-        "value_stride": "i32:16",
-        "head_stride": "i32:16",
-        "page_table": "*i32:16",
-        "page_table_stride": "i32",
-        "seq_lens": "*i32:16",
-        "items": "*i32:16",
-        "row_items": "*i32:16",
-        "num_rows": "i32",
-        "out": data,
-        "out_stride": stride,
-        "out_head_stride": stride,
-        "lse": None,
-        "parts": "*fp32:16",
-        "part_lse": "*fp32:16",
-        "num_kv_heads": 1 if group == 8 else "i32:16",  # Triton makes a constant of a 1
-        "window": "i32:16",
-        "factor": "fp32",
-        "inner": "fp32",
-    }
-    constants = _constants(head_dim, group, page_size, soft_cap, config) | {"SLOT_STRIDE": head_dim}
-    label = f"D{head_dim} group {group} page {page_size}{' cap' * soft_cap}"
-    return CompileCase(
-        name=f"decode {label} {str(dtype).removeprefix('torch.')}",
-        kernel=_decode_kernel,
-        arguments={name: (types | constants)[name] for name in _decode_kernel.arg_names},
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        tensor_core_shapes=frozenset(("m16n8k16",) if dtype is not torch.float32 else ()),
-        async_loads=True,
-    )

@@ -31,7 +31,7 @@ from pdrt.kernels.attention_arguments import check_attention, check_results, hea
 from pdrt.kernels.checks import check, check_contiguous
 from pdrt.kernels.combine import combine
 from pdrt.kernels.kv_tiles import NO_WINDOW, attend, finished, nothing_yet, score_scale
-from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase, arch_of
+from pdrt.kernels.launch import OPTIONS, arch_of
 from pdrt.kernels.prefill_tiles import SMALL_BLOCK, PrefillTiles
 from pdrt.kernels.tiles import head_tiles, load_pair, operand, store_pair
 
@@ -62,7 +62,7 @@ def choose_config(rows: int, head_dim: int, dtype: torch.dtype, arch: int) -> Co
 
 
 @triton.jit
-def _prefill_kernel(
+def prefill_kernel(
     query,  # [num_tokens, num_heads, HEAD_DIM]
     query_stride,
     query_head_stride,
@@ -224,7 +224,7 @@ def prefill_attention(
     config = choose_config(num_query_rows, head_dim, query.dtype, arch_of(query.device))
     scales = score_scale(scale, soft_cap)
     num_blocks = triton.cdiv(num_query_rows, config.block_m)
-    _prefill_kernel[(num_kv_heads * len(tiles.table), num_blocks, tiles.num_splits)](
+    prefill_kernel[(num_kv_heads * len(tiles.table), num_blocks, tiles.num_splits)](
         query,
         *query.stride()[:2],
         kv_layer,
@@ -242,7 +242,7 @@ def prefill_attention(
         window or NO_WINDOW,
         scales.factor,
         scales.inner,
-        **_constants(head_dim, group, page_size, config),
+        **prefill_constants(head_dim, group, page_size, config),
         SLOT_STRIDE=kv_layer.stride(3),
         SOFT_CAP=soft_cap > 0,
         WINDOWED=window > 0,
@@ -255,88 +255,9 @@ def prefill_attention(
     return out
 
 
-def _constants(head_dim: int, group: int, page_size: int, config: Config) -> dict[str, Any]:
+def prefill_constants(head_dim: int, group: int, page_size: int, config: Config) -> dict[str, Any]:
     return head_constants(head_dim, group) | {
         "PAGE_SIZE": page_size,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
     }
-
-
-def compile_cases() -> list[CompileCase]:
-    """Every choose_config(), for the head_dims of today's models."""
-    half, single = torch.bfloat16, torch.float32
-    cases = []
-    for arch in (80, 90):
-        for rows in (64, 128):
-            cases += [_compile_case(arch, half, head_dim, rows, 1) for head_dim in (80, 96)]
-            cases += [_compile_case(arch, half, 128, rows, 4, page_size=64)]
-            cases += [_compile_case(arch, half, d, rows, 2, masks=True) for d in (128, 256)]
-        cases += [_compile_case(arch, single, head_dim, 64, 1) for head_dim in (80, 256)]
-        cases += [_compile_case(arch, torch.float16, 64, 128, 3)]
-    return cases
-
-
-def _compile_case(
-    arch: int,
-    dtype: torch.dtype,
-    head_dim: int,
-    rows: int,
-    group: int,
-    page_size: int = 16,
-    masks: bool = False,
-) -> CompileCase:
-    """masks: with a window and a soft cap, as Gemma has."""
-    config = choose_config(rows, head_dim, dtype, arch)
-    data, stride = POINTERS[dtype], "i32" if head_dim % 16 else "i32:16"
-    types = {
-        "query": data,
-        "query_stride": stride,
-        "query_head_stride": stride,
-        "kv": data,
-        "page_stride": "i32:16",
-        "value_stride": "i32:16",
-        "head_stride": "i32:16",
-        "page_table": "*i32:16",
-        "page_table_stride": "i32",
-        "cu_seqlens_q": "*i32:16",
-        "seq_lens": "*i32:16",
-        "tiles": "*i32:16",
-        "tile_tokens": "i32:16",
-        "out": data,
-        "out_stride": stride,
-        "out_head_stride": stride,
-        "lse": None,
-        "num_kv_heads": "i32:16",
-        "window": "i32:16",
-        "factor": "fp32",
-        "inner": "fp32",
-    }
-    constants = _constants(head_dim, group, page_size, config) | {
-        "SLOT_STRIDE": head_dim,
-        "SOFT_CAP": masks,
-        "WINDOWED": masks,
-    }
-    label = f"D{head_dim} rows {rows} group {group} page {page_size}{' window cap' * masks}"
-    return CompileCase(
-        name=f"prefill {label} {str(dtype).removeprefix('torch.')}",
-        kernel=_prefill_kernel,
-        arguments={name: (types | constants)[name] for name in _prefill_kernel.arg_names},
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        tensor_core_shapes=_tensor_core_shapes(arch, head_dim, config, dtype),
-        async_loads=True,
-        archs=(arch,),
-    )
-
-
-def _tensor_core_shapes(
-    arch: int, head_dim: int, config: Config, dtype: torch.dtype
-) -> frozenset[str]:
-    """queries times keys are as wide as block_n, weights times values as the head's tiles."""
-    if dtype is torch.float32:
-        return frozenset()
-    if arch < 90:
-        return frozenset(("m16n8k16",))
-    widths = {config.block_n, *head_tiles(head_dim)} - {0}
-    return frozenset(f"m64n{width}k16" for width in widths)

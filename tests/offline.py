@@ -30,7 +30,7 @@ from triton.compiler import ASTSource
 from pdrt.kernels.launch import OPTIONS, CompileCase
 
 # Modules of kernels/ that have compile_cases().
-OPS = ("combine", "decode_attention", "decode_work", "prefill_attention")
+OPS = ("attention_configs", "combine", "decode_work")
 
 # By architecture: shared memory of a multiprocessor and the most one CTA may have, in bytes.
 SHARED_PER_SM = {80: 164 << 10, 90: 228 << 10}
