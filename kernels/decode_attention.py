@@ -95,26 +95,14 @@ def decode_kernel(
 
         rows = query + row * query_stride + head * query_head_stride
         query_first, query_second = load_pair(rows, valid, HEAD_DIM, FIRST, SECOND)
-        acc_first, acc_second, row_max, row_sum = nothing_yet(BLOCK_M, FIRST, SECOND)
-        acc_first, acc_second, row_max, row_sum = attend(
-            operand(query_first),
-            operand(query_second),
-            acc_first,
-            acc_second,
-            row_max,
-            row_sum,
+        state = attend(
+            (operand(query_first), operand(query_second)),
+            nothing_yet(BLOCK_M, FIRST, SECOND),
             begin // BLOCK_N * BLOCK_N,
             end,
-            begin,
-            end,
-            member,
-            window,
-            keys,
-            keys + value_stride,
-            page_table + row * page_table_stride,
-            page_stride,
-            factor,
-            inner,
+            (begin, end, member, window),
+            (keys, keys + value_stride, page_table + row * page_table_stride, page_stride),
+            (factor, inner),
             HEAD_DIM,
             FIRST,
             SECOND,
@@ -126,7 +114,7 @@ def decode_kernel(
             CAUSAL=False,
             WINDOWED=False,
         )
-        acc_first, acc_second, row_lse = finished(acc_first, acc_second, row_max, row_sum)
+        acc_first, acc_second, row_lse = finished(state)
         if num_parts == 1:
             out_rows = out + row * out_stride + head * out_head_stride
             store_pair(out_rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)

@@ -72,24 +72,14 @@ def slot_offsets(
 
 @triton.jit
 def attend(
-    query_first,  # [M, FIRST], as operand() gives it
-    query_second,  # [M, SECOND]
-    acc_first,  # [M, FIRST] float32: sum of exp2(score - row_max) * value
-    acc_second,  # [M, SECOND] float32
-    row_max,  # [M] float32: largest score so far, times factor; -inf before the first
-    row_sum,  # [M] float32: sum of exp2(score - row_max)
+    query,  # ([M, FIRST], [M, SECOND]), as operand() gives them
+    state,  # as nothing_yet() begins it
     start,  # positions start .. stop, in steps of BLOCK_N; start is a multiple of it
     stop,
-    low,  # with MASKED: no slot before low or from high on is read
-    high,
-    own,  # [M] int32, with CAUSAL: the row's position, and with WINDOWED the end of its window
-    window,
-    keys,  # pointer to the KV head's first key, and value, of page 0
-    values,
-    page_row,
-    page_stride,
-    factor,
-    inner,
+    bounds,  # (low, high, own [M], window). With MASKED, no slot before low or from high on is read;
+    # with CAUSAL, a row sees positions up to its own; with WINDOWED, the last `window` of them
+    pool,  # (the KV head's first key of page 0, its first value, the row's page ids, page stride)
+    scales,  # (factor, inner) of score_scale()
     HEAD_DIM: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
@@ -101,7 +91,12 @@ def attend(
     CAUSAL: tl.constexpr,
     WINDOWED: tl.constexpr,
 ):
-    """(acc_first, acc_second, row_max, row_sum) with the tiles from start to stop added."""
+    """The state with the tiles from start to stop added."""
+    query_first, query_second = query
+    acc_first, acc_second, row_max, row_sum = state
+    low, high, own, window = bounds
+    keys, values, page_row, page_stride = pool
+    factor, inner = scales
     for tile in tl.range(start, stop, BLOCK_N):
         positions = tile + tl.arange(0, BLOCK_N)
         valid = None
@@ -147,7 +142,11 @@ def attend(
 
 @triton.jit
 def nothing_yet(M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """(acc_first, acc_second, row_max, row_sum) before the first tile."""
+    """The state before the first tile, all float32, of a row each.
+
+    acc_first [M, FIRST], acc_second [M, SECOND]: sum of exp2(score - row_max) * value; row_max [M]:
+    largest score, times factor; row_sum [M]: sum of exp2(score - row_max).
+    """
     acc_first = tl.zeros([M, FIRST], tl.float32)
     acc_second = acc_first
     if SECOND > 0:
@@ -156,9 +155,10 @@ def nothing_yet(M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 
 @triton.jit
-def finished(acc_first, acc_second, row_max, row_sum):
+def finished(state):
     """(output, output, natural log-sum-exp of scores); 0, 0 and -inf of rows that saw nothing."""
     LN_2: tl.constexpr = 0.6931471805599453
+    acc_first, acc_second, row_max, row_sum = state
     some = row_sum > 0
     inverse = 1 / tl.where(some, row_sum, 1.0)
     lse = tl.where(some, (row_max + tl.log2(tl.where(some, row_sum, 1.0))) * LN_2, float("-inf"))

@@ -111,7 +111,6 @@ def prefill_kernel(
     own = before + first + in_tile
     rows = query + token * query_stride + head * query_head_stride
     query_first, query_second = load_pair(rows, valid, HEAD_DIM, FIRST, SECOND)
-    query_first, query_second = operand(query_first), operand(query_second)
 
     # Positions seen by some token of the block: low .. high; by every one: edge .. diagonal.
     first_own = before + first + block * BLOCK_M // GROUP
@@ -129,34 +128,20 @@ def prefill_kernel(
     diagonal = tl.minimum(tl.maximum(diagonal, edge), stop)
 
     keys = kv + kv_head.to(tl.int64) * head_stride
-    page_row = page_table + row * page_table_stride
-    acc_first, acc_second, row_max, row_sum = nothing_yet(BLOCK_M, FIRST, SECOND)
+    pool = (keys, keys + value_stride, page_table + row * page_table_stride, page_stride)
+    state = nothing_yet(BLOCK_M, FIRST, SECOND)
     for stretch in tl.static_range(3):
-        from_position, to_position = start, edge
-        if stretch == 1:
-            from_position, to_position = edge, diagonal
-        if stretch == 2:
-            from_position, to_position = diagonal, stop
+        from_position = (start, edge, diagonal)[stretch]
+        to_position = (edge, diagonal, stop)[stretch]
         if WINDOWED or stretch > 0:
-            acc_first, acc_second, row_max, row_sum = attend(
-                query_first,
-                query_second,
-                acc_first,
-                acc_second,
-                row_max,
-                row_sum,
+            state = attend(
+                (operand(query_first), operand(query_second)),
+                state,
                 from_position,
                 to_position,
-                low,
-                high,
-                own,
-                window,
-                keys,
-                keys + value_stride,
-                page_row,
-                page_stride,
-                factor,
-                inner,
+                (low, high, own, window),
+                pool,
+                (factor, inner),
                 HEAD_DIM,
                 FIRST,
                 SECOND,
@@ -168,7 +153,7 @@ def prefill_kernel(
                 CAUSAL=True,
                 WINDOWED=WINDOWED,
             )
-    acc_first, acc_second, row_lse = finished(acc_first, acc_second, row_max, row_sum)
+    acc_first, acc_second, row_lse = finished(state)
     place = token * num_splits + split
     out_rows = out + place * out_stride + head * out_head_stride
     store_pair(out_rows, valid, acc_first, acc_second, HEAD_DIM, FIRST, SECOND)
