@@ -76,9 +76,9 @@ def attend(
     state,  # as nothing_yet() begins it
     start,  # positions start .. stop, in steps of BLOCK_N; start is a multiple of it
     stop,
-    bounds,  # (low, high, own [M], window). With MASKED, no slot before low or from high on is read;
+    bounds,  # (low, high, own [M], window). MASKED: no slot before low or from high on is read;
     # with CAUSAL, a row sees positions up to its own; with WINDOWED, the last `window` of them
-    pool,  # (the KV head's first key of page 0, its first value, the row's page ids, page stride)
+    pool,  # (the first key of the KV head in page 0, its first value, page ids, page stride)
     scales,  # (factor, inner) of score_scale()
     HEAD_DIM: tl.constexpr,
     FIRST: tl.constexpr,
