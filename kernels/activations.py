@@ -150,14 +150,14 @@ def _activated(function: tl.constexpr, x: Tensor, size: int, gated: bool) -> Ten
 def compile_cases() -> list[CompileCase]:
     """Each function at sizes with and without a part of a block at the end."""
     cases = [
-        ("silu_and_mul", SILU, True, (1536, 14336)),
-        ("gelu_tanh_and_mul", GELU_TANH, True, (6912, 10240)),
-        ("gelu_tanh", GELU_TANH, False, (3072, 10240)),
-        ("gelu", GELU, False, (3072,)),
+        ("silu_and_mul", SILU, True, 1536),
+        ("gelu_tanh_and_mul", GELU_TANH, True, 6912),
+        ("gelu_tanh", GELU_TANH, False, 10240),
+        ("gelu", GELU, False, 3072),
     ]
     return [
         CompileCase(
-            name=f"{name} {size} {dtype}",
+            name=f"{name} {size} {str(dtype).removeprefix('torch.')}",
             kernel=_activation_kernel,
             arguments={
                 "x": POINTERS[dtype],
@@ -169,7 +169,6 @@ def compile_cases() -> list[CompileCase]:
             },
             num_warps=WARPS,
         )
-        for name, function, gated, sizes in cases
-        for size in sizes
+        for name, function, gated, size in cases
         for dtype in (torch.bfloat16, torch.float32)
     ]

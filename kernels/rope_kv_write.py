@@ -276,7 +276,7 @@ def _compile_case(
     parts = head_parts(num_heads + 2 * num_kv_heads, head_dim, rotary_dim)
     pointer, stride = POINTERS[dtype], "i32:16"
     return CompileCase(
-        name=f"rope_kv_write {model} {dtype}",
+        name=f"rope_kv_write {model} {str(dtype).removeprefix('torch.')}",
         kernel=_rope_kv_write_kernel,
         arguments={
             "qkv": pointer,

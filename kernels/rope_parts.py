@@ -117,8 +117,8 @@ def write_pairs(
 
 @triton.jit
 def write_rest(
-    rows, is_query, places, kept, q_norm, k_norm, factor, turned, values, TOUCHES_QUERY: tl.constexpr,
-    START: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr,
+    rows, is_query, places, kept, q_norm, k_norm, factor, turned, values,
+    TOUCHES_QUERY: tl.constexpr, START: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr,
 ):  # fmt: skip
     if q_norm is not None:
         one = tl.full([1], True, tl.int1)

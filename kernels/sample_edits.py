@@ -183,9 +183,9 @@ def check_edits(edits: Edits, logits: Tensor) -> None:
 def compile_cases() -> list[CompileCase]:
     table = {"counts": "*i32:16"}
     history = {"offsets": "*i32:16", "tokens": "*i32:16"}
-    penalties = {name: "*fp64:16" for name in ("repetition", "presence", "frequency")}
-    sizes = {"VOCAB": 51200, "BLOCK": BLOCK}
-    loop = {**penalties, **sizes, "PROGRAMS": PROGRAMS}
+    penalties = dict.fromkeys(("repetition", "presence", "frequency"), "*fp64:16")
+    sizes: dict[str, str | int | None] = {"VOCAB": 51200, "BLOCK": BLOCK}
+    loop: dict[str, str | int | None] = {**penalties, **sizes, "PROGRAMS": PROGRAMS}
     bias = {"offsets": "*i32:16", "ids": "*i32:16", "values": "*fp32:16"}
     edited = {"edited": "*fp32:16"}
     return [

@@ -82,5 +82,6 @@ def tile_values(values, row, NUM_TILES: tl.constexpr, other):
 
 def empty_tiles(num_rows: int, num_tiles: int, device: torch.device) -> Tiles:
     shape = (num_rows, num_tiles)
-    floats = [torch.empty(shape, device=device) for _ in range(3)]
-    return Tiles(*floats, torch.empty(shape, dtype=torch.int32, device=device))
+    maximum, total, best = (torch.empty(shape, device=device) for _ in range(3))
+    best_id = torch.empty(shape, dtype=torch.int32, device=device)
+    return Tiles(maximum, total, best, best_id)
