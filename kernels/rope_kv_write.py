@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pdrt.kernels.checks import check, check_strides
 from pdrt.kernels.gpu_checks import check_array, check_first
-from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
+from pdrt.kernels.launch import OPTIONS
 from pdrt.kernels.rope_parts import read_pairs, read_rest, write_pairs, write_rest
 from pdrt.kernels.row_tiles import inverse_root, row_tiles
 
@@ -35,7 +35,7 @@ ELEMENTS = 4096  # of a program, at most
 
 
 @triton.jit
-def _rope_kv_write_kernel(
+def rope_kv_write_kernel(
     qkv,
     kv,
     slot_mapping,
@@ -158,7 +158,7 @@ def rope_kv_write(
     programs = len(qkv) * triton.cdiv(num_packed, parts.block_heads)
     if programs:
         with torch.cuda.device_of(qkv):
-            _rope_kv_write_kernel[(programs,)](
+            rope_kv_write_kernel[(programs,)](
                 qkv,
                 kv_layer,
                 slot_mapping,
@@ -243,66 +243,3 @@ def _head_norms(q_norm: Tensor | None, k_norm: Tensor | None) -> dict[str, Tenso
         (name,) = given
         raise ValueError(f"{name} is given alone; give q_norm and k_norm, or neither")
     return given
-
-
-def compile_cases() -> list[CompileCase]:
-    """Heads of the models that are served: (heads, kv_heads, head_dim, rotary_dim)."""
-    bf16, fp32 = torch.bfloat16, torch.float32
-    return [
-        _compile_case("phi-2", (32, 32, 80, 32), bf16),
-        _compile_case("phi-2 bias", (32, 32, 80, 32), bf16, bias=True),
-        _compile_case("phi-2", (32, 32, 80, 32), fp32),
-        _compile_case("phi-3", (32, 32, 96, 96), bf16),
-        _compile_case("llama-8b", (32, 8, 128, 128), bf16),
-        _compile_case("smollm2", (9, 3, 64, 64), bf16),
-        _compile_case("qwen2 bias", (14, 2, 64, 64), bf16, bias=True),
-        _compile_case("qwen3", (16, 8, 128, 128), bf16, norms=True),
-        _compile_case("gemma-3", (8, 4, 256, 256), bf16, norms=True),
-        _compile_case("gpt-j", (16, 16, 256, 64), bf16, interleaved=True),
-        _compile_case("pythia", (8, 8, 64, 16), bf16),
-        _compile_case("rotary 20 of 80", (32, 32, 80, 20), bf16),
-    ]
-
-
-def _compile_case(
-    model: str,
-    heads: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    norms: bool = False,
-    bias: bool = False,
-    interleaved: bool = False,
-) -> CompileCase:
-    num_heads, num_kv_heads, head_dim, rotary_dim = heads
-    parts = head_parts(num_heads + 2 * num_kv_heads, head_dim, rotary_dim)
-    pointer, stride = POINTERS[dtype], "i32:16"
-    return CompileCase(
-        name=f"rope_kv_write {model} {str(dtype).removeprefix('torch.')}",
-        kernel=_rope_kv_write_kernel,
-        arguments={
-            "qkv": pointer,
-            "kv": pointer,
-            "slot_mapping": "*i32:16",
-            "positions": "*i32:16",
-            "cos_sin": "*fp32:16",
-            "q_norm": pointer if norms else None,
-            "k_norm": pointer if norms else None,
-            "bias": pointer if bias else None,
-            "norm_eps": "fp32",
-            "qkv_stride": stride,
-            "page_stride": stride,
-            "value_offset": stride,
-            "head_stride": stride,
-            "NUM_HEADS": num_heads,
-            "NUM_KV_HEADS": num_kv_heads,
-            "HEAD_DIM": head_dim,
-            "HALF": rotary_dim // 2,
-            "PAGE_SIZE": 16,
-            "INTERLEAVED": interleaved,
-            "BLOCK_HEADS": parts.block_heads,
-            "HALF_0": parts.half[0],
-            "HALF_1": parts.half[1],
-            "REST_0": parts.rest[0],
-            "REST_1": parts.rest[1],
-        },
-        num_warps=parts.warps,
-    )

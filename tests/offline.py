@@ -37,7 +37,7 @@ OPS = (
     "decode_work",
     "layer_norm",
     "rms_norm",
-    "rope_kv_write",
+    "rope_configs",
     "sample_draw",
     "sample_edits",
     "sample_threshold",

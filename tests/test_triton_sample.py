@@ -15,7 +15,6 @@ from pdrt.kernels.sample import MAX_VOCAB, sample
 from pdrt.kernels.sample_threshold import NEAR
 from pdrt.runner.philox import uniform
 from pdrt.runner.scores import score
-from pdrt.sampling_params import SlotParams
 from tests.kernel_cases import same_bits
 from tests.sample_cases import (
     Floats,
@@ -24,6 +23,7 @@ from tests.sample_cases import (
     edits_of,
     params_of,
     params_with,
+    random_params,
     run,
     with_each,
 )
@@ -62,30 +62,6 @@ def test_random_numbers_are_those_of_the_cpu() -> None:
     )
     expected = uniform(seeds.astype(np.uint64), positions.astype(np.uint32))
     np.testing.assert_array_equal(out.cpu().numpy(), expected)
-
-
-def random_params(random: np.random.Generator, vocab_size: int) -> SlotParams:
-    def one_of(*values: object) -> object:
-        return values[random.integers(len(values))]
-
-    def tokens(most: int) -> list[int]:
-        return random.integers(0, vocab_size, random.integers(most + 1)).tolist()
-
-    return SlotParams(
-        temperature=one_of(0.0, 0.3, 1.0, 2.5),
-        top_p=one_of(1.0, 0.9, 0.4),
-        top_k=one_of(0, -1, 1, 5, vocab_size + 3),
-        seed=int(random.integers(2**63)),
-        ignore_eos=one_of(True, False),
-        min_p=one_of(0.0, 0.0, 0.05, 0.5, 1.0),
-        repetition_penalty=one_of(1.0, 1.0, 1.3, 0.7, 5.0),
-        presence_penalty=one_of(0.0, 0.0, 0.5, -1.0, 2.0),
-        frequency_penalty=one_of(0.0, 0.0, 0.5, -1.0, 2.0),
-        logit_bias={token: one_of(-100.0, -1.5, 3.0) for token in tokens(3)},
-        min_tokens=one_of(0, 0, 4, 30),
-        stop_token_ids=tuple(tokens(2)),
-        bad_words=tuple(tuple(tokens(2)) + (one_of(*range(8)),) for _ in tokens(3)),
-    )
 
 
 @pytest.mark.parametrize("seed", range(2))
