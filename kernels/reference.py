@@ -72,13 +72,17 @@ def rope_kv_write(
     q_norm: Tensor | None = None,  # [head_dim]
     k_norm: Tensor | None = None,  # [head_dim]
     norm_eps: float = 0.0,
+    interleaved: bool = False,
+    bias: Tensor | None = None,  # [(num_heads + 2 * num_kv_heads) * head_dim]
 ) -> Tensor:
     """Rotates q and k by their positions, writes k and v to their pages; returns q, a view of qkv.
 
-    Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2; those from rotary_dim
-    on are not rotated. With q_norm and k_norm, each head of q and k is first RMS-normed over
-    head_dim and multiplied with that weight.
+    Dimension i < rotary_dim / 2 of a head is paired with i + rotary_dim / 2, or, interleaved, 2 i
+    with 2 i + 1; those from rotary_dim on are not rotated. A bias is added first. With q_norm and
+    k_norm, each head of q and k is then RMS-normed over head_dim and multiplied with that weight.
     """
+    if bias is not None:
+        qkv += bias
     num_tokens, page_size, head_dim = qkv.shape[0], kv_layer.shape[3], kv_layer.shape[4]
     heads = qkv.view(num_tokens, num_heads + 2 * num_kv_heads, head_dim)
     query, keys_and_values = heads[:, :num_heads], heads[:, num_heads:]
@@ -87,20 +91,25 @@ def rope_kv_write(
         query.copy_(rms_norm(query, q_norm, norm_eps))
         key = rms_norm(key, k_norm, norm_eps)
     cos, sin = cos_sin[positions.long()].unsqueeze(1).to(qkv.dtype).chunk(2, dim=-1)
-    query.copy_(_rotate(query, cos, sin))
+    query.copy_(_rotate(query, cos, sin, interleaved))
     written = slot_mapping >= 0
     pages, offsets = slot_mapping[written].long() // page_size, slot_mapping[written] % page_size
-    kv_layer[pages, 0, :, offsets.long()] = _rotate(key, cos, sin)[written]
+    kv_layer[pages, 0, :, offsets.long()] = _rotate(key, cos, sin, interleaved)[written]
     kv_layer[pages, 1, :, offsets.long()] = value[written]
     return query
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """heads [num_tokens, heads, head_dim], cos and sin [num_tokens, 1, rotary_dim / 2]."""
     rotary_dim = 2 * cos.shape[-1]
-    first, second = heads[..., :rotary_dim].chunk(2, dim=-1)
-    rest = heads[..., rotary_dim:]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    rotary, rest = heads[..., :rotary_dim], heads[..., rotary_dim:]
+    if interleaved:
+        first, second = rotary[..., 0::2], rotary[..., 1::2]
+    else:
+        first, second = rotary.chunk(2, dim=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    both = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+    return torch.cat([both, rest], dim=-1)
 
 
 def rms_norm(

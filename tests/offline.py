@@ -30,7 +30,18 @@ from triton.compiler import ASTSource
 from pdrt.kernels.launch import OPTIONS, CompileCase
 
 # Modules of kernels/ that have compile_cases().
-OPS = ("attention_configs", "combine", "decode_work")
+OPS = (
+    "activations",
+    "attention_configs",
+    "combine",
+    "decode_work",
+    "layer_norm",
+    "rms_norm",
+    "rope_configs",
+    "sample_draw",
+    "sample_edits",
+    "sample_threshold",
+)
 
 # By architecture: shared memory of a multiprocessor and the most one CTA may have, in bytes.
 SHARED_PER_SM = {80: 164 << 10, 90: 228 << 10}
