@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BUILD: str  # what the build holds, e.g. "cuda 13.0 (sm_80, sm_90, compute_90)"
+BUILD: str  # what the build holds, e.g. "cuda 13.0 (sm_80+sm_90+compute_90)"
 
 class CudaError(RuntimeError):
     """A call of CUDA failed: the message names call, code, text, file and line."""

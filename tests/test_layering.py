@@ -37,7 +37,7 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.template_limits",
         "pdrt.machine",
     ),
-    ("pdrt._C", "pdrt.kernels"),
+    ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels"),
     ("pdrt.kv", "pdrt.sched"),
     ("pdrt.model", "pdrt.runner"),
     ("pdrt.worker",),
@@ -100,7 +100,7 @@ def imports(path: Path) -> set[str]:
 
 
 def is_module(name: str) -> bool:
-    return name in SOURCES or name == "pdrt._C"
+    return name in SOURCES or name in ("pdrt._C", "pdrt._C_cuda")
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:
@@ -156,7 +156,7 @@ def test_kernels_can_be_used_alone() -> None:
     )
     loaded = done.stdout.split()
     assert "pdrt.kernels.cpu" in loaded
-    assert [name for name in loaded if not within(name, ("pdrt._C", "pdrt.kernels"))] == ["pdrt"]
+    assert [name for name in loaded if not within(name, ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels"))] == ["pdrt"]
 
 
 def test_there_is_no_package_named_kernels() -> None:
