@@ -100,7 +100,14 @@ def cuda_rules(extension: Extension) -> str:
     compiler = [find_nvcc(), "-ccbin", os.environ.get("CXX", "c++")]
     flags = [*NVCC_FLAGS, *shared_flags(extension), *code_flags()]
     flags += shlex.split(os.environ.get("NVCCFLAGS", ""))
-    link = [*compiler, "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL", "-Xcompiler=-s"]
+    link = [
+        *compiler,
+        *code_flags(),
+        "-shared",
+        "-cudart=static",
+        "-Xlinker=--exclude-libs=ALL",
+        "-Xcompiler=-s",
+    ]
     return RULES.format(compile=shlex.join([*compiler, *flags]), link=shlex.join(link))
 
 

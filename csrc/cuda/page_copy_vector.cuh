@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kMaxThreads, 4)
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       const uint32_t at = threadIdx.x + i * blockDim.x;
-      if (at < num_vectors) destination[at] = held[i];
+      if (at < num_vectors) __stwb(destination + at, held[i]);  // stays for the next reader
     }
   }
 }
