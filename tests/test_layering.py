@@ -36,6 +36,7 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.template_syntax",
         "pdrt.template_limits",
         "pdrt.machine",
+        "pdrt.mps",
     ),
     ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels"),
     ("pdrt.kv", "pdrt.sched"),
@@ -43,7 +44,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("pdrt.worker",),
     ("pdrt.updates", "pdrt.records", "pdrt.waiting", "pdrt.router", "pdrt.stream"),
     ("pdrt.engine", "pdrt.frontend", "pdrt.background", "pdrt.startup", "pdrt.stats"),
-    ("pdrt.serve", "pdrt.bench"),
+    ("pdrt.serve", "pdrt.bench", "pdrt.doctor"),
 ]
 
 TORCH_ALLOWED = (
