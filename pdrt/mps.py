@@ -87,8 +87,10 @@ class PrivateMps:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _end(self) -> None:
-        for end in (lambda: None, self._daemon.terminate, self._daemon.kill):
-            end()
+        """Waits for the end that was asked for; then by SIGTERM, then by SIGKILL."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                self._daemon.send_signal(number)
             try:
                 self._daemon.wait(timeout=STOP_SECONDS)
                 return

@@ -48,6 +48,7 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 
 TORCH_ALLOWED = (
+    "pdrt.doctor.sharing",
     "pdrt.kernels",
     "pdrt.kv.pool",
     "pdrt.model.batch",
