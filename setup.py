@@ -2,7 +2,7 @@
 
 pdrt._C holds the ledger, page memory and the CPU kernels. It needs a C++20 compiler, pybind11 and
 ninja, and no torch headers, so it builds in an isolated environment within a minute and works with
-any torch. pdrt._C_cuda holds device memory and the page copy; it needs nvcc 12.5 or newer to build,
+any torch. pdrt._C_cuda holds device memory and the page copy; it needs nvcc 12.0 or newer to build,
 and neither a driver nor a CUDA library to be imported. The build says what it makes (pip shows it
 with -v), and so does BUILD of each module.
 
@@ -46,7 +46,7 @@ FLAGS = """
 
 # Machine code for Ampere and Hopper, and what the driver can compile for later ones.
 ARCHITECTURES = ("sm_80", "sm_90", "compute_90")
-OLDEST_NVCC = (12, 5)  # the first with cudaGetDriverEntryPointByVersion
+OLDEST_NVCC = (12, 0)  # the first with C++20
 NVCC_FLAGS = """
     -std=c++20 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-g1,-Wall,-Wextra
 """.split()

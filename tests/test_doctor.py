@@ -109,7 +109,7 @@ def test_extensions_that_are_not_built_come_with_how_to_build_them(
     assert "make extension" in host.cpu_extension().advice
     without(monkeypatch, "_C_cuda")
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert host.cuda_extension().advice == "for a GPU: install nvcc 12.5 or newer, build again"
+    assert host.cuda_extension().advice == "for a GPU: install nvcc 12.0 or newer, build again"
     extension, found = gpu.usable_extension()
     assert extension is None
     assert found.found == "not asked: pdrt._C_cuda is not built"

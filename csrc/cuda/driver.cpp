@@ -1,6 +1,6 @@
 #include "driver.h"
 
-#include <cstring>
+#include <dlfcn.h>
 
 #include "errors.h"
 
@@ -14,47 +14,72 @@ Version version_of(int number) { return {number / 1000, number % 1000 / 10}; }
 
 std::string dotted(Version version) { return join(version.first, ".", version.second); }
 
-void check_driver() {
-  int version = 0;
-  PDRT_CUDART(cudaDriverGetVersion, &version);
-  if (version == 0)
-    throw CudaUnavailable(
-        CUDA_ERROR_NOT_INITIALIZED,
-        "CUDA cannot be used: this process finds no NVIDIA driver (libcuda.so.1); "
-        "install one, or give the container the GPU, or run on the CPU");
-  if (version < kOldestDriver)
-    throw CudaUnavailable(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
-                          join("CUDA cannot be used: the NVIDIA driver serves CUDA ",
-                               dotted(version_of(version)), " at most, pdrt needs ",
-                               dotted(version_of(kOldestDriver)), "; install a newer driver"));
+[[noreturn]] void throw_unavailable(int code, const std::string& why) {
+  throw CudaUnavailable(code, "CUDA cannot be used: " + why);
 }
 
-void* look_up(const char* name) {
+// The driver's library, which stays loaded; the runtime loads the same one for itself.
+void* load() {
+  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr)
+    throw_unavailable(
+        CUDA_ERROR_NOT_INITIALIZED,
+        "this process finds no NVIDIA driver (libcuda.so.1); install one, or give the "
+        "container the GPU, or run on the CPU");
+  return library;
+}
+
+template <typename Function>
+Function symbol(void* library, const char* name) {
+  void* found = dlsym(library, name);
+  if (found == nullptr)
+    throw_unavailable(CUDA_ERROR_NOT_FOUND,
+                      join("the NVIDIA driver has no ", name, "; install a newer driver"));
+  return reinterpret_cast<Function>(found);
+}
+
+void check_version(void* library) {
+  int version = 0;
+  symbol<decltype(&::cuDriverGetVersion)>(library, "cuDriverGetVersion")(&version);
+  if (version < kOldestDriver)
+    throw_unavailable(
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
+        join("the NVIDIA driver serves CUDA ", dotted(version_of(version)), " at most, pdrt needs ",
+             dotted(version_of(kOldestDriver)), "; install a newer driver"));
+}
+
+using LookUp = decltype(&::cuGetProcAddress);
+
+// The version of a function that kOldestDriver knew, under its plain name.
+void* look_up(LookUp get, const char* name) {
   void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  PDRT_CUDART(cudaGetDriverEntryPointByVersion, name, &function, kOldestDriver, cudaEnableDefault,
-              &found);
-  if (function == nullptr || found != cudaDriverEntryPointSuccess)
-    throw CudaUnavailable(
-        CUDA_ERROR_NOT_FOUND,
-        join("CUDA cannot be used: the NVIDIA driver has no ", name, "; install a newer driver"));
+  CUdriverProcAddressQueryResult found{};
+  CUresult result = get(name, &function, kOldestDriver, CU_GET_PROC_ADDRESS_DEFAULT, &found);
+  if (result != CUDA_SUCCESS || function == nullptr)
+    throw_unavailable(CUDA_ERROR_NOT_FOUND,
+                      join("the NVIDIA driver has no ", name, "; install a newer driver"));
   return function;
 }
 
+void start(const Driver& driver) {
+  CUresult result = driver.cuInit(0);
+  if (result == CUDA_SUCCESS) return;
+  const char* text = "unknown error";
+  driver.cuGetErrorString(result, &text);
+  throw_unavailable(
+      result, join("the driver does not start: ", text, " (cuInit, ", static_cast<int>(result),
+                   "); see whether nvidia-smi lists a device"));
+}
+
 Driver look_up_all() {
-  check_driver();
+  void* library = load();
+  check_version(library);
+  auto get = symbol<LookUp>(library, "cuGetProcAddress_v2");
   Driver found{};
-#define PDRT_LOOK_UP(name) found.name = reinterpret_cast<decltype(found.name)>(look_up(#name));
+#define PDRT_LOOK_UP(name) found.name = reinterpret_cast<decltype(found.name)>(look_up(get, #name));
   PDRT_DRIVER_CALLS(PDRT_LOOK_UP)
 #undef PDRT_LOOK_UP
-  CUresult result = found.cuInit(0);
-  if (result != CUDA_SUCCESS) {
-    const char* text = "unknown error";
-    found.cuGetErrorString(result, &text);
-    throw CudaUnavailable(
-        result, join("CUDA cannot be used: the driver does not start: ", text, " (cuInit, ",
-                     static_cast<int>(result), "); see whether nvidia-smi lists a device"));
-  }
+  start(found);
   return found;
 }
 
@@ -66,9 +91,8 @@ const Driver& driver() {
 }
 
 Version driver_version() {
-  driver();
   int version = 0;
-  PDRT_CUDART(cudaDriverGetVersion, &version);
+  PDRT_CU(cuDriverGetVersion, &version);
   return version_of(version);
 }
 

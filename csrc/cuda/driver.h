@@ -10,19 +10,19 @@
 namespace pdrt::cuda {
 
 // cuda.h renames some of them (cuMemGetInfo is cuMemGetInfo_v2): member and use are renamed alike.
+// clang-format off
 #define PDRT_DRIVER_CALLS(X)                                                                      \
-  X(cuInit)                                                                                       \
-  X(cuGetErrorName)                                                                               \
-  X(cuGetErrorString)                                                                             \
-  X(cuDeviceGet) X(cuDeviceGetCount) X(cuDeviceGetName) X(cuDeviceGetUuid) X(cuDeviceGetPCIBusId) \
-      X(cuDeviceGetAttribute) X(cuDeviceTotalMem) X(cuDevicePrimaryCtxRetain)                     \
-          X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSynchronize) \
-              X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree) X(cuPointerGetAttribute)                 \
-                  X(cuMemGetAllocationGranularity) X(cuMemCreate) X(cuMemRelease)                 \
-                      X(cuMemExportToShareableHandle) X(cuMemImportFromShareableHandle)           \
-                          X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemMap) X(cuMemUnmap)    \
-                              X(cuMemSetAccess) X(cuIpcGetMemHandle) X(cuIpcOpenMemHandle)        \
-                                  X(cuIpcCloseMemHandle)
+  X(cuInit) X(cuDriverGetVersion) X(cuGetErrorName) X(cuGetErrorString)                           \
+  X(cuDeviceGet) X(cuDeviceGetCount) X(cuDeviceGetName) X(cuDeviceGetUuid)                        \
+  X(cuDeviceGetPCIBusId) X(cuDeviceGetAttribute)                                                  \
+  X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease)                                        \
+  X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSynchronize)                                      \
+  X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree) X(cuPointerGetAttribute)                             \
+  X(cuMemGetAllocationGranularity) X(cuMemCreate) X(cuMemRelease)                                 \
+  X(cuMemExportToShareableHandle) X(cuMemImportFromShareableHandle)                               \
+  X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemMap) X(cuMemUnmap) X(cuMemSetAccess)          \
+  X(cuIpcGetMemHandle) X(cuIpcOpenMemHandle) X(cuIpcCloseMemHandle)
+// clang-format on
 
 struct Driver {
 #define PDRT_MEMBER(name) decltype(&::name) name;

@@ -66,7 +66,7 @@ def cuda_extension() -> Finding:
     except ImportError as error:
         nvcc = shutil.which("nvcc")
         advice = (
-            f"build pdrt again with {nvcc}" if nvcc else "install nvcc 12.5 or newer, build again"
+            f"build pdrt again with {nvcc}" if nvcc else "install nvcc 12.0 or newer, build again"
         )
         return note("pdrt._C_cuda", f"not built ({error})", f"for a GPU: {advice}")
     return ok("pdrt._C_cuda", _C_cuda.BUILD)

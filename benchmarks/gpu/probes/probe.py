@@ -43,7 +43,7 @@ def why_not(device: int) -> str | None:
     try:
         from pdrt import _C_cuda
     except ImportError:
-        return "pdrt._C_cuda is not built: install nvcc 12.5 or newer and build pdrt again"
+        return "pdrt._C_cuda is not built: install nvcc 12.0 or newer and build pdrt again"
     if (reason := _C_cuda.unavailable()) is not None:
         return reason
     if device >= (count := _C_cuda.num_devices()):
