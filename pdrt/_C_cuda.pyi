@@ -99,7 +99,7 @@ class DeviceMemory:
     @property
     def num_bytes(self) -> int: ...  # asked for; the size of its tensors
     @property
-    def mapped_bytes(self) -> int: ...  # taken: num_bytes rounded up to the granularity
+    def mapped_bytes(self) -> int: ...  # taken: num_bytes rounded up, to 2 MiB as a rule
     @property
     def writable(self) -> bool: ...
     @property

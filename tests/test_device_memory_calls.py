@@ -227,6 +227,12 @@ def test_two_processes_share_a_slab(run: Runner, export: str) -> None:
     assert run(SHARING.format(export=export)).printed == "shared"
 
 
+def test_memory_shared_by_ipc_has_its_block_for_itself(run: Runner) -> None:
+    """A handle opens the whole block, and small allocations would lie in one together."""
+    done = run("m = c.DeviceMemory.create(0, 5, 'ipc')\nprint(m.num_bytes, m.mapped_bytes)")
+    assert done.printed == f"5 {2 << 20}"
+
+
 def test_the_descriptor_is_closed_on_exec(run: Runner) -> None:
     done = run("import os\nm = c.DeviceMemory.create(0, 5)\nprint(os.get_inheritable(m.fd))")
     assert done.printed == "False"

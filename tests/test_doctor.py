@@ -159,6 +159,13 @@ def test_sharing_that_fails_is_found_with_its_reason() -> None:
     assert found.advice == "--memory-export ipc may work instead"
 
 
+def test_sharing_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SHARING_SECONDS", 0.01)
+    found = gpu.share(0, "ipc")
+    assert found.status == MISSING
+    assert found.found == "two processes were not done sharing after 0.01 s"
+
+
 # -- MPS ------------------------------------------------------------------------------------------
 
 # Takes commands while its other self runs, like the real one; "quit" ends it.

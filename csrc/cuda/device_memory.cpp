@@ -62,6 +62,9 @@ void check_vmm(int device) {
                   "export of memory as a file descriptor");
 }
 
+// cuMemAlloc gives small allocations a common block, and an IPC handle opens the whole block.
+constexpr size_t kIpcUnit = size_t{2} << 20;
+
 size_t rounded_up(size_t num_bytes, size_t unit) { return (num_bytes + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -148,10 +151,11 @@ std::shared_ptr<DeviceMemory> DeviceMemory::attach_fd(int device, int fd, size_t
 std::shared_ptr<DeviceMemory> DeviceMemory::create_ipc(int device, size_t num_bytes) {
   std::shared_ptr<DeviceMemory> memory(new DeviceMemory(device, num_bytes));
   Current current(memory->context_);
+  memory->mapped_bytes_ = rounded_up(num_bytes, kIpcUnit);
   try {
-    memory->range_ = std::make_unique<AllocatedRange>(num_bytes);
+    memory->range_ = std::make_unique<AllocatedRange>(memory->mapped_bytes_);
   } catch (const CudaOutOfMemory& error) {
-    throw_out_of_memory(device, num_bytes, error);
+    throw_out_of_memory(device, memory->mapped_bytes_, error);
   }
   CUipcMemHandle handle;
   PDRT_CU(cuIpcGetMemHandle, &handle, memory->range_->address());
@@ -170,6 +174,7 @@ std::shared_ptr<DeviceMemory> DeviceMemory::attach_ipc(int device, const IpcHand
   } catch (const CudaError& error) {
     throw_not_attached("the IPC handle", device, num_bytes, error);
   }
+  memory->mapped_bytes_ = rounded_up(num_bytes, kIpcUnit);
   memory->ipc_handle_ = handle;
   memory->writable_ = writable;
   memory->enforced_ = writable;  // legacy IPC has no read-only mapping

@@ -41,7 +41,7 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   size_t num_bytes() const { return num_bytes_; }
   size_t mapped_bytes() const { return mapped_bytes_; }
   bool writable() const { return writable_; }
-  bool enforced() const { return enforced_; }  // the device faults where it may not write
+  bool enforced() const { return enforced_; }  // false: read-only by agreement
   bool is_vmm() const { return fd_.get() >= 0; }
   int fd() const { return fd_.get(); }  // -1 for ipc
   const IpcHandle& ipc_handle() const { return ipc_handle_; }

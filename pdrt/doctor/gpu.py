@@ -111,12 +111,16 @@ def share(number: int, export: str) -> Finding:
     """Two processes of their own, so that this one needs no context and survives their faults."""
     subject = f"device {number} {export}"
     command = [sys.executable, "-m", "pdrt.doctor.sharing", str(number), export]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=SHARING_SECONDS, check=False
-    )
-    if done.returncode == 0:
-        return ok(subject, done.stdout.strip())
-    said = (done.stderr.strip() or f"ended with code {done.returncode}").splitlines()[-1]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SHARING_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        said = f"two processes were not done sharing after {SHARING_SECONDS:g} s"
+    else:
+        if done.returncode == 0:
+            return ok(subject, done.stdout.strip())
+        said = (done.stderr.strip() or f"ended with code {done.returncode}").splitlines()[-1]
     advice = {
         "vmm": "--memory-export ipc may work instead",
         "ipc": "containers need a common PID and IPC namespace for it; vmm does not",
