@@ -1,21 +1,23 @@
 // The part of the DLPack exchange format (https://dmlc.github.io/dlpack, version 1) that a flat
-// byte tensor on the CPU needs: a tensor, and the two shapes in which a capsule may carry it.
+// byte tensor needs: a tensor, and the two shapes in which a capsule may carry it.
 #pragma once
 
 #include <cstdint>
 
 namespace pdrt::dlpack {
 
-inline constexpr int32_t kCpu = 1;        // device type
-inline constexpr uint8_t kUnsigned = 1;   // type code
-inline constexpr uint64_t kReadOnly = 1;  // flag
+inline constexpr int32_t kCpu = 1, kCuda = 2;  // device types
+inline constexpr uint8_t kUnsigned = 1;        // type code
+inline constexpr uint64_t kReadOnly = 1;       // flag
 inline constexpr uint32_t kMajor = 1, kMinor = 0;
+
+struct Device {
+  int32_t type, id;
+};
 
 struct Tensor {
   void* data;
-  struct {
-    int32_t type, id;
-  } device;
+  Device device;
   int32_t ndim;
   struct {
     uint8_t code, bits;

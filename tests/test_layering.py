@@ -36,17 +36,19 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.template_syntax",
         "pdrt.template_limits",
         "pdrt.machine",
+        "pdrt.mps",
     ),
-    ("pdrt._C", "pdrt.kernels"),
+    ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels"),
     ("pdrt.kv", "pdrt.sched"),
     ("pdrt.model", "pdrt.runner"),
     ("pdrt.worker",),
     ("pdrt.updates", "pdrt.records", "pdrt.waiting", "pdrt.router", "pdrt.stream"),
     ("pdrt.engine", "pdrt.frontend", "pdrt.background", "pdrt.startup", "pdrt.stats"),
-    ("pdrt.serve", "pdrt.bench"),
+    ("pdrt.serve", "pdrt.bench", "pdrt.doctor"),
 ]
 
 TORCH_ALLOWED = (
+    "pdrt.doctor.sharing",
     "pdrt.kernels",
     "pdrt.kv.pool",
     "pdrt.model.batch",
@@ -100,7 +102,7 @@ def imports(path: Path) -> set[str]:
 
 
 def is_module(name: str) -> bool:
-    return name in SOURCES or name == "pdrt._C"
+    return name in SOURCES or name in ("pdrt._C", "pdrt._C_cuda")
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:

@@ -1,0 +1,1 @@
+"""What this machine has for pdrt, and what to do where something is missing."""

@@ -1,0 +1,145 @@
+"""A private MPS daemon, so that the kernels of several processes share a device at the same time.
+
+Without it a device runs the processes in turns, and a decode step waits for prefill's. The daemon
+is ours alone: it has its own folder for pipes and logs, changes no setting of the device, serves
+only processes started with `environment()`, and ends with `stop`.
+
+    with PrivateMps() as mps:
+        subprocess.Popen(command, env={**os.environ, **mps.environment(active_threads=50)})
+
+A fatal fault in one client is an error in all of them; that is the price.
+Reference: https://docs.nvidia.com/deploy/mps
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pdrt.errors import PdrtError
+
+BINARY = "nvidia-cuda-mps-control"
+PR_SET_PDEATHSIG = 1
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+POLL_SECONDS = 0.05
+
+
+class MpsError(PdrtError):
+    """The daemon did not start; the message says what it said."""
+
+
+def find_binary() -> str | None:
+    """Where the daemon's program is; None where the driver came without it."""
+    return shutil.which(BINARY)
+
+
+class PrivateMps:
+    """A running daemon. Raises MpsError if there is none to be had."""
+
+    def __init__(self) -> None:
+        binary = find_binary()
+        if binary is None:
+            raise MpsError(f"{BINARY} is not on the PATH; it comes with the NVIDIA driver")
+        self._binary = binary
+        self._folder = Path(tempfile.mkdtemp(prefix="pdrt-mps-"))
+        self._said = self._folder / "said"
+        with self._said.open("wb") as said:
+            self._daemon = subprocess.Popen(
+                self._command("-f"),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._daemon.pid
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def environment(self, active_threads: int = 100) -> dict[str, str]:
+        """Variables that make a new process a client with at most this percentage of the SMs."""
+        if not 1 <= active_threads <= 100:
+            raise ValueError(f"active_threads is {active_threads}; give a percentage, 1 to 100")
+        return {**self._places(), "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(active_threads)}
+
+    def stop(self) -> None:
+        """Ends the daemon and removes its folder. Clients should have ended before."""
+        if self._daemon.poll() is None:
+            self._say("quit")
+            self._end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self) -> None:
+        """Waits for the end that was asked for; then by SIGTERM, then by SIGKILL."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                self._daemon.send_signal(number)
+            try:
+                self._daemon.wait(timeout=STOP_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self._daemon.poll() is None and time.monotonic() < deadline:
+            if self._say("get_server_list"):
+                return
+            time.sleep(POLL_SECONDS)
+        said = self._said.read_text(errors="replace").strip()[-500:]
+        raise MpsError(f"{BINARY} did not start: {said or 'it said nothing'}")
+
+    def _say(self, command: str) -> bool:
+        """Gives the daemon a command; whether it took it."""
+        try:
+            done = subprocess.run(
+                self._command(),
+                input=command + "\n",
+                capture_output=True,
+                text=True,
+                timeout=STOP_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def _command(self, *arguments: str) -> list[str]:
+        variables = [f"{name}={value}" for name, value in self._places().items()]
+        return ["/usr/bin/env", *variables, self._binary, *arguments]
+
+    def _places(self) -> dict[str, str]:
+        folder = str(self._folder)
+        return {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
