@@ -221,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
     separated, unified = (percentiles(seen[mode].gaps)["p99"] for mode in MODES)
     result: dict[str, object] = {
         "bench": "burst",
-        **provenance(["burst", *argv]),
+        **provenance(" ".join(["python -m pdrt.bench burst", *argv])),
         "load": {key: vars(args)[key] for key in ("prompts", "rate", "prompt_tokens", "seed")},
         "modes": {mode: observed.figures() for mode, observed in seen.items()},
         "same_greedy_tokens": True,
