@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -77,6 +79,8 @@ class Case:
 
 Row = dict[str, object]
 
+HIDDEN = ("us", "bytes", "flops_a_byte", "measure", "peers")  # in the line of a row
+
 
 def close(got: Tensor, expected: Tensor, tolerance: float) -> None:
     """Relative error ||got - expected|| / ||expected|| in float64; NaN is never close.
@@ -106,13 +110,14 @@ def run_bench(
     yardsticks = measure_yardsticks(watch)
     print(_limits_line(yardsticks), flush=True)
     repeats = QUICK_REPEATS if options.quick or options.tiny else REPEATS
-    rows = []
-    for case in cases(options):
-        if args.only in case.op:
-            rows.append(measured(case, watch, yardsticks, repeats))
-            print(as_line(rows[-1]), flush=True)
-        del case  # before the next one takes memory
-        gc.collect()
+    rows: list[Row] = []
+    with stoppable() as stop:
+        for case in cases(options):
+            if args.only in case.op:
+                rows.append(measured(case, watch, yardsticks, repeats))
+                print(as_line(rows[-1]), flush=True)
+            del case  # before the next one takes memory
+            gc.collect()
     failed = sum("error" in row for row in rows)
     result: dict[str, object] = {
         "bench": name,
@@ -120,10 +125,35 @@ def run_bench(
         "gpu": gpu_facts(options.device),
         "yardsticks": {key: round(value, 1) for key, value in asdict(yardsticks).items()},
         "cases_failed": failed,
+        "stopped_early": stop.came,
         "rows": rows,
     }
     emit(result, args.output)
-    return 1 if failed or not rows else 0
+    return 1 if failed or stop.came or not rows else 0
+
+
+class Stop(BaseException):
+    """SIGTERM: no further case is begun."""
+
+    came = False
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Leaves the block at SIGTERM: a time limit costs the rest, not what was measured."""
+    stop = Stop()
+
+    def leave(*_: object) -> None:
+        stop.came = True
+        raise stop
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield stop
+    except Stop:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(name: str, argv: Sequence[str], description: str | None) -> argparse.Namespace:
@@ -166,6 +196,7 @@ def rates(times: Times, bytes_moved: int, flops: float, limits: Yardsticks) -> R
     gb_s = bytes_moved / times.p50 / 1e3
     row: Row = {
         "us": {key: round(value, 2) for key, value in asdict(times).items()},
+        "bytes": bytes_moved,
         "gb_s": round(gb_s, 1),
         "share_of_copy": round(gb_s / limits.copy_gb_s, 4),
         "flops_a_byte": round(flops / bytes_moved, 3),
@@ -205,7 +236,7 @@ def gpu_facts(device: torch.device) -> dict[str, object] | None:
 def as_line(row: Row) -> str:
     if "error" in row:
         return f"FAILED {row}"
-    known = {key: value for key, value in row.items() if key not in ("us", "peers", "measure")}
+    known = {key: value for key, value in row.items() if key not in HIDDEN}
     times = row["us"]
     assert isinstance(times, dict)
     shown = "  ".join(f"{key} {value}" for key, value in known.items())

@@ -1,0 +1,91 @@
+"""What the machine has: versions, GPU, toolkit; which packages pdrt lacks there.
+
+    python benchmarks/gpu/environment.py SITE
+
+Where $PDRT_WHEELS names a folder of wheels, missing packages are unpacked from there into SITE,
+each alone and without a network; one that fits nothing is listed and the others go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pdrt.bench.report import driver_version, emit, provenance, version
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_NEEDS = ("setuptools", "pybind11", "ninja")
+ALSO_SHOWN = ("torch", "triton", "numpy", "pytest")
+
+
+def main() -> int:
+    site = Path(sys.argv[1])
+    wheels = os.environ.get("PDRT_WHEELS")
+    before = missing()
+    notes = {name: install(name, Path(wheels), site) for name in before} if wheels else {}
+    result: dict[str, object] = {
+        "bench": "environment",
+        **provenance("python benchmarks/gpu/environment.py SITE"),
+        "platform": platform.platform(),
+        "driver": driver_version(),
+        "nvcc": last_line("nvcc", "--version"),
+        "nvidia_smi": last_line(
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,memory.total,clocks.sm,power.limit,compute_mode",
+            "--format=csv,noheader",
+        ),
+        "mps_control": shutil.which("nvidia-cuda-mps-control"),
+        "packages": {name: version(name) for name in (*BUILD_NEEDS, *ALSO_SHOWN)},
+        "wheels": wheels,
+        "installed": [name for name, trouble in notes.items() if trouble is None],
+        "not_installed": {name: trouble for name, trouble in notes.items() if trouble},
+        "missing": list(missing()),
+    }
+    print("missing packages:", ", ".join(missing()) or "none")
+    emit(result, None)
+    return 0
+
+
+def missing() -> list[str]:
+    """Packages that pdrt needs to build, run and be tested, and that are not installed."""
+    importlib.invalidate_caches()
+    return sorted(name for name in {*BUILD_NEEDS, *required()} if version(name) is None)
+
+
+def required() -> Iterator[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        yield re.split(r"[<>=!~; \[]", line, maxsplit=1)[0]
+
+
+def install(name: str, wheels: Path, site: Path) -> str | None:
+    """None, or why not: pip's own last words."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    command += ["--disable-pip-version-check", "--find-links", str(wheels), "--target", str(site)]
+    done = subprocess.run([*command, name], capture_output=True, text=True, check=False)
+    return (
+        None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+    )
+
+
+def last_line(*command: str) -> str | None:
+    """What a tool says last; None where there is no such tool, or it hangs."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return (done.stdout.strip().splitlines() or [None])[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
