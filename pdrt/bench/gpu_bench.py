@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -31,10 +29,12 @@ from pdrt.bench.gpu_timing import (
     Stopwatch,
     Times,
     Yardsticks,
+    gpu_facts,
     measure_yardsticks,
     stopwatch,
 )
-from pdrt.bench.report import driver_version, emit, provenance
+from pdrt.bench.report import emit, provenance
+from pdrt.bench.stopping import stoppable
 from pdrt.errors import PdrtError
 
 REPEATS, QUICK_REPEATS = 50, 15
@@ -123,37 +123,13 @@ def run_bench(
         "bench": name,
         **provenance(" ".join(["python", f"benchmarks/kernels/bench_{name}.py", *argv])),
         "gpu": gpu_facts(options.device),
-        "yardsticks": {key: round(value, 1) for key, value in asdict(yardsticks).items()},
+        "yardsticks": yardsticks.rounded(),
         "cases_failed": failed,
         "stopped_early": stop.came,
         "rows": rows,
     }
     emit(result, args.output)
     return 1 if failed or stop.came or not rows else 0
-
-
-class Stop(BaseException):
-    """SIGTERM: no further case is begun."""
-
-    came = False
-
-
-@contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Leaves the block at SIGTERM: a time limit costs the rest, not what was measured."""
-    stop = Stop()
-
-    def leave(*_: object) -> None:
-        stop.came = True
-        raise stop
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield stop
-    except Stop:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse(name: str, argv: Sequence[str], description: str | None) -> argparse.Namespace:
@@ -215,22 +191,6 @@ def peer(call: Call | Sequence[Call], ours: Times, watch: Stopwatch, repeats: in
     except Exception as error:  # a peer may refuse a shape with any error of its own
         return {"refused": f"{type(error).__name__}: {error}"[:300]}
     return {"us": round(times.p50, 2), "times_ours": round(times.p50 / ours.p50, 3)}
-
-
-def gpu_facts(device: torch.device) -> dict[str, object] | None:
-    """The GPU's name, compute capability, SMs, cache, memory and driver; None of another device."""
-    if device.type != "cuda":
-        return None
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "sms": properties.multi_processor_count,
-        "cache_mb": properties.L2_cache_size >> 20,
-        "memory_gib": round(properties.total_memory / 2**30, 1),
-        "cuda": torch.version.cuda,
-        "driver": driver_version(),
-    }
 
 
 def as_line(row: Row) -> str:

@@ -6,19 +6,22 @@
 
 Work is given to the GPU ahead of time, behind a spinning kernel, so that a slow host is not in the
 figures. Without a GPU the same calls are timed by the host's clock, which tells that a bench runs
-and nothing about a kernel. Yardsticks are what the device was seen to give just before.
+and nothing about a kernel. Yardsticks are what the device was seen to give just before;
+`python -m pdrt.bench.gpu_timing` prints them alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pdrt.bench.report import driver_version, emit
 
 Call = Callable[[], object]
 
@@ -44,6 +47,9 @@ class Yardsticks:
 
     copy_gb_s: float
     matmul_tflops: float
+
+    def rounded(self) -> dict[str, float]:
+        return {key: round(value, 1) for key, value in asdict(self).items()}
 
 
 class Stopwatch(Protocol):
@@ -182,6 +188,22 @@ def measure_yardsticks(watch: Stopwatch) -> Yardsticks:
     )
 
 
+def gpu_facts(device: torch.device) -> dict[str, object] | None:
+    """The GPU's name, compute capability, SMs, cache, memory and driver; None of another device."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "sms": properties.multi_processor_count,
+        "cache_mb": properties.L2_cache_size >> 20,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+        "driver": driver_version(),
+    }
+
+
 def random_bits(num_elements: int, device: torch.device) -> Tensor:
     """Random bfloat16 in [-1, 1), made in place: no second copy of a large buffer."""
     return torch.empty(num_elements, dtype=torch.bfloat16, device=device).uniform_(-1, 1)
@@ -199,3 +221,9 @@ def _host_microseconds(call: Call) -> float:
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1e6
+
+
+if __name__ == "__main__":
+    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    limits = measure_yardsticks(stopwatch(found)).rounded()
+    emit({"gpu": gpu_facts(found), "yardsticks": limits}, None)

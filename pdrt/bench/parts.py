@@ -67,13 +67,13 @@ class Runner:
     Attributes:
         folder: where logs/NAME.log and parts/NAME.json are written.
         missing: the sentence why a condition does not hold, or None where it does.
-        environment: of the parts.
+        environment: of the parts; None for this process's own.
     """
 
     folder: Path
     deadline: float
     missing: Callable[[str], str | None]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | None
     directory: Path
 
     def run(self, part: Part) -> Outcome:
@@ -144,7 +144,7 @@ def started(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=dict(runner.environment),
+        env=runner.environment,
         cwd=runner.directory,
         start_new_session=True,
     )
@@ -219,7 +219,7 @@ class Conditions:
     """
 
     tests: Mapping[str, tuple[str, str]]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | None
     directory: Path
     answers: dict[str, str | None] = field(default_factory=dict)
 
@@ -233,7 +233,7 @@ class Conditions:
         try:
             done = subprocess.run(
                 command,
-                env=dict(self.environment),
+                env=self.environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
