@@ -55,7 +55,7 @@ def test_a_bench_says_what_was_measured_where_and_how_near_the_limit(
     (row,) = result["rows"]
     assert (row["op"], row["rows"], row["measure"]) == ("double", 4096, "double_4k")
     assert row["us"]["p20"] <= row["us"]["p50"] <= row["us"]["p80"]
-    assert row["gb_s"] == pytest.approx(32768 / row["us"]["p50"] / 1e3, rel=0.05)
+    assert row["gb_s"] == pytest.approx(32768 / row["us"]["p50"] / 1e3, abs=0.06)
     assert row["peers"]["multiply"]["times_ours"] > 0
     assert row["peers"]["absent"]["refused"].startswith("AttributeError")
 

@@ -35,6 +35,7 @@ def main() -> int:
         "bench": "environment",
         **provenance("python benchmarks/gpu/environment.py SITE"),
         "platform": platform.platform(),
+        "gpu": gpu(),
         "driver": driver_version(),
         "nvcc": last_line("nvcc", "--version"),
         "nvidia_smi": last_line(
@@ -74,6 +75,17 @@ def install(name: str, wheels: Path, site: Path) -> str | None:
     return (
         None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
     )
+
+
+def gpu() -> dict[str, object] | None:
+    """What torch says about the GPU; None without one, or without torch."""
+    if version("torch") is None:
+        return None
+    import torch
+
+    from pdrt.bench.gpu_timing import gpu_facts
+
+    return gpu_facts(torch.device("cuda")) if torch.cuda.is_available() else None
 
 
 def last_line(*command: str) -> str | None:

@@ -9,18 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from pdrt.bench.burst import WARM_UP_TOKENS, Run
+from pdrt.bench.burst import WARM_UP_TOKENS, Run, answer
 from pdrt.engine import Engine
 from pdrt.sampling_params import SamplingParams
 
+NUM_HANDOFFS = 20
 STEP_TOKENS = 64  # decoded by each stream where the decode step is measured
 
 Json = dict[str, Any]
 
 
-def handoff_row(handoffs: Sequence[float]) -> Json:
-    """Seconds from sealed pages to decode's taking them."""
-    return {"op": "handoff", "measure": "handoff", "us": microseconds(handoffs)}
+def handoff(engine: Engine) -> Json:
+    """From sealed pages, after prefill's last kernel, to decode's taking them; decode is idle.
+
+    Beside running streams a request also waits for the end of their step; the points of the
+    frontier tell that.
+    """
+    rng = np.random.default_rng(0)
+    length = engine.limits.max_model_len // 2
+    prompts = rng.integers(3, engine.limits.vocab_size, (NUM_HANDOFFS, length)).tolist()
+
+    async def one_by_one() -> list[float]:
+        times = [(await answer(engine, prompt)).handoff for prompt in prompts]
+        return [each for each in times if each is not None]
+
+    times = microseconds(asyncio.run(one_by_one()))
+    return {"op": "handoff", "prompt_tokens": length, "measure": "handoff", "us": times}
 
 
 def microseconds(seconds: Sequence[float]) -> Json:

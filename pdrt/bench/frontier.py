@@ -7,9 +7,9 @@
     setups     unified with steps of 2,048 down to 128 tokens; separated with and without MPS
 
 It also gives the decode step without prompts, against the time in which the device copies as many
-bytes as the weights and KV that the step reads, and the hand-off: from sealed pages, after
-prefill's last kernel, to decode's taking them. Greedy tokens of each setup are compared with the
-first one's; bfloat16 steps of other sizes may differ, so the share that agrees is told.
+bytes as the weights and KV that the step reads, and the hand-off to an idle decode worker. Greedy
+tokens of each setup are compared with the first one's; bfloat16 steps of other sizes may differ, so
+the share that agrees is told.
 
 A signal ends the measuring, not the telling: setups that are done are in the result.
 """
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pdrt.bench import burst
-from pdrt.bench.decode_step import Json, decode_step, handoff_row
+from pdrt.bench.decode_step import Json, decode_step, handoff
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.bench.setups import SETUPS, UNIFIED, WITH_MPS, Setup, engine_settings
 from pdrt.bench.stopping import stoppable
@@ -100,10 +100,8 @@ def under_load(engine: Engine, args: argparse.Namespace, setup: Setup, found: Fi
             "gap_ms": percentiles(observed.gaps),
             "ttft_ms": percentiles(observed.first_tokens),
         }
-        if observed.handoffs:
+        if setup.mode == "separated":
             point["handoff_ms"] = percentiles(observed.handoffs)
-            if not found.has("handoff"):
-                found.rows.append(handoff_row(observed.handoffs))
         found.points.append(point)
         print(json.dumps(point), flush=True)
 
@@ -134,8 +132,8 @@ def run_setup(setup: Setup, args: argparse.Namespace, limits: Json, found: Findi
             print(f"prefill capacity {found.capacity:.0f} tok/s", flush=True)
         if setup.mode == "separated" and not found.has("decode_step"):
             batches = [batch for batch in (1, 64) if batch <= args.max_num_seqs]
-            steps = (decode_step(engine, each, limits["copy_gb_s"]) for each in batches)
-            found.rows.extend(steps)
+            found.rows += [decode_step(engine, each, limits["copy_gb_s"]) for each in batches]
+            found.rows.append(handoff(engine))
         under_load(engine, args, setup, found)
         for point in found.points:
             if point["setup"] == setup.name:

@@ -66,7 +66,12 @@ class Stopwatch(Protocol):
 
 
 def stopwatch(device: torch.device) -> Stopwatch:
-    return CudaStopwatch(device) if device.type == "cuda" else HostStopwatch(device)
+    """For a device, which is the current one from then on, as events and streams want it."""
+    if device.type != "cuda":
+        return HostStopwatch(device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return CudaStopwatch(device)
 
 
 class CudaStopwatch:

@@ -191,22 +191,30 @@ def judged(code: int | str | None, limit: float, has_result: bool) -> tuple[Stat
 
 
 def last_object(log: Path) -> dict[str, Any] | None:
-    """The last JSON object in a log: on one line, or from a line "{" to the end of an object."""
+    """The last JSON object that begins a line of a log, on one line or more.
+
+    A list of objects counts too, as {"items": [...]}.
+    """
     if not log.exists():
         return None
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - RESULT_TAIL))
         lines = file.read().decode(errors="replace").splitlines()
-    decoder = json.JSONDecoder()
     for number in range(len(lines) - 1, -1, -1):
-        if lines[number].startswith("{"):
-            try:
-                found, _ = decoder.raw_decode("\n".join(lines[number:]))
-            except json.JSONDecodeError:
-                continue
-            if isinstance(found, dict):
-                return found
+        if lines[number].startswith(("{", "[{")):
+            found = _decoded("\n".join(lines[number:]))
+            if found is not None:
+                return found if isinstance(found, dict) else {"items": found}
     return None
+
+
+def _decoded(text: str) -> dict[str, Any] | list[Any] | None:
+    """The object or list that a text begins with; None where it is not JSON."""
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) else None
 
 
 @dataclass(slots=True)

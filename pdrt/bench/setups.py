@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from pdrt.config import Settings, settings_of
+from pdrt.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ def engine_settings(setup: Setup, args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: this version or machine cannot run it.
     """
-    mps = {} if setup.mps is None or args.device == "cpu" else {"mps": setup.mps}
+    if setup.mps == "on" and args.device == "cpu":
+        raise ConfigError("--device is cpu; MPS shares a GPU")
+    knows_mps = "mps" in Settings.__struct_fields__
+    mps = {"mps": setup.mps} if setup.mps == "on" or (setup.mps and knows_mps) else {}
     return settings_of(
         model=args.model,
         load_format=args.load_format,
