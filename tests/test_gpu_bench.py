@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pdrt.bench import gpu_bench, gpu_timing
+from pdrt.bench import gpu_bench, gpu_timing, kernels
 from pdrt.bench.gpu_bench import Case, Options, WrongResult, close, rates, run_bench
 from pdrt.bench.gpu_timing import Times, Yardsticks
 
@@ -26,7 +30,7 @@ def result_of(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def doubling(check: object = None) -> Case:
+def doubling() -> Case:
     source = torch.randn(1 << 12)
     expected = source * 2
     return Case(
@@ -79,6 +83,20 @@ def test_a_wrong_result_is_never_timed_and_fails_the_bench_but_not_the_other_cas
     assert result["rows"][1]["us"]["count"] == gpu_bench.REPEATS
 
 
+def test_a_bench_that_is_terminated_tells_what_it_had_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def cases(options: Options) -> Iterator[Case]:
+        yield doubling()
+        yield Case("ended", {}, print, lambda: os.kill(os.getpid(), signal.SIGTERM), 1)
+        yield doubling()
+
+    assert run_bench("some", cases, ["--device", "cpu", "--quick"], None) == 1
+    result = result_of(capsys)
+    assert result["stopped_early"] is True
+    assert [row["op"] for row in result["rows"]] == ["double"]
+
+
 def test_a_bench_without_a_case_has_failed() -> None:
     argv = ["--device", "cpu", "--only", "nothing-of-this-name"]
     assert run_bench("some", lambda options: iter([doubling()]), argv, None) == 1
@@ -123,3 +141,35 @@ def test_yardsticks_are_measured_with_random_data() -> None:
     assert limits.copy_gb_s > 0.01
     assert limits.matmul_tflops > 1e-5
     assert gpu_timing.random_bits(4096, torch.device("cpu")).float().std() > 0.5
+
+
+DOCS = Path(__file__).parents[1] / "docs/gpu-benchmarks.md"
+
+
+def test_the_example_in_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert found is not None
+    example: dict[str, Any] = {"__name__": "example"}
+    exec(compile(found[1], "example", "exec"), example)
+    assert run_bench("scale", example["cases"], ["--device", "cpu", "--tiny"], None) == 0
+    (row,) = result_of(capsys)["rows"]
+    assert row["peers"]["add"]["times_ours"] > 0
+
+
+def test_kernels_runs_every_bench_of_the_folder_but_those_of_the_cpu(tmp_path: Path) -> None:
+    for name in ("bench_a.py", "bench_b_norm.py", "bench_cpu_a.py", "helper.py"):
+        (tmp_path / name).touch()
+    found = kernels.parts(kernels.parse(["out", "--quick"]), tmp_path)
+    assert [part.name for part in found] == ["bench_a", "bench_b_norm"]
+    assert found[0].command[1:] == ("-m", "benchmarks.kernels.bench_a", "--quick")
+    only = kernels.parts(kernels.parse(["out", "--only", "norm"]), tmp_path)
+    assert [part.name for part in only] == ["bench_b_norm"]
+
+
+def test_kernels_that_are_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert kernels.main([str(out), "--only", "of-no-such-name"]) == 2
+    assert "no kernel bench for 'of-no-such-name'" in capsys.readouterr().err
+    assert not out.exists()

@@ -3,7 +3,8 @@ which then run compiled and not in the interpreter.
 
     python benchmarks/gpu/gpu_tests.py [--quick]
 
-pytest's plugins may be missing, so the options that pyproject.toml gives them are left out.
+pytest's plugins may be missing, so the options that pyproject.toml gives them are left out; so may
+be what a test file imports, which fails that file and no other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pdrt.bench.report import emit, provenance
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 [pytest]
-addopts = -ra -q -p no:cacheprovider
+addopts = -ra -q -p no:cacheprovider --continue-on-collection-errors
 markers =
     slow: large
     chaos: kills processes
@@ -33,44 +34,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
     args = parser.parse_args()
-    files = [] if args.quick else triton_tests()
+    marked, triton = files_with("mark.gpu"), [] if args.quick else triton_tests()
     with tempfile.TemporaryDirectory() as scratch:
-        marked = pytest(Path(scratch), "gpu", ["-m", "gpu and not slow", "tests"])
-        kernels = pytest(Path(scratch), "kernels", ["-m", "not slow", *files]) if files else {}
-    result: dict[str, object] = {
-        "bench": "gpu_tests",
-        **provenance("python benchmarks/gpu/gpu_tests.py"),
-        "marked_gpu": marked,
-        "triton": kernels,
-    }
-    emit(result, None)
-    return 1 if any(each.get("bad") for each in (marked, kernels)) else 0
+        runs = {
+            "marked_gpu": pytest(Path(scratch), "gpu and not slow", marked),
+            "triton": pytest(Path(scratch), "not gpu and not slow", triton),
+        }
+    emit({"bench": "gpu_tests", **provenance("python benchmarks/gpu/gpu_tests.py"), **runs}, None)
+    return 1 if any(run["bad"] for run in runs.values()) else 0
+
+
+def files_with(text: str) -> list[str]:
+    """Test files that have a text in them. The others may import what this machine lacks."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if text in file.read_text()]
 
 
 def triton_tests() -> list[str]:
-    """Test files that import an op file which imports triton."""
-    ops = [
-        file.stem for file in (ROOT / "kernels").glob("*.py") if "@triton.jit" in file.read_text()
-    ]
-    wanted = [f"pdrt.kernels.{op} import" for op in ops]
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [str(file) for file in files if any(line in file.read_text() for line in wanted)]
+    """Test files that use an op which is written in Triton."""
+    kernels = sorted((ROOT / "kernels").glob("*.py"))
+    ops = [file.stem for file in kernels if "@triton.jit" in file.read_text()]
+    return sorted({file for op in ops for file in files_with(f"pdrt.kernels.{op} import")})
 
 
-def pytest(scratch: Path, name: str, arguments: list[str]) -> dict[str, object]:
+def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
     """Runs pytest in a process of its own; what came of each kind, and the names of the bad."""
-    config, report = scratch / f"{name}.ini", scratch / f"{name}.xml"
+    if not files:
+        return {"files": [], "bad": []}
+    config, report = scratch / "pytest.ini", scratch / "report.xml"
     config.write_text(CONFIG)
+    report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-c", str(config), "--rootdir", str(ROOT)]
+    command += [f"--junitxml={report}", "-m", marks, *files]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [*command, f"--junitxml={report}", *arguments], cwd=ROOT, env=environment, check=False
-    )
-    return outcome(report, done.returncode)
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    return {"files": files, **outcome(report, done.returncode)}
 
 
 def outcome(report: Path, code: int) -> dict[str, object]:
-    """Counts of a JUnit report; `bad` names what failed, or says that nothing ran."""
+    """Counts of a JUnit report; `bad` names what failed, or how pytest ended."""
     if not report.exists():
         return {"bad": [f"pytest ended with {code} and wrote no report"]}
     suite = ElementTree.parse(report).getroot().find("testsuite")
