@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -147,19 +148,50 @@ def test_a_terminated_run_still_ends_with_its_summary(tmp_path: Path, listed: Pa
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_the_environment_part_lists_what_is_missing_and_takes_wheels(
+def wheel(folder: Path, name: str, tag: str) -> None:
+    """A package of one module."""
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-{tag}.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "ANSWER = 42")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_of_missing_packages_serve_the_later_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
+    wheel(wheels, "pdrt_carried", "py3-none-any")
+    wheel(wheels, "pdrt_foreign", "cp27-cp27m-win32")
+    wheel(wheels, "torch", "py3-none-any")  # installed, so it stays as it is
     monkeypatch.setenv("PDRT_WHEELS", str(wheels))
+    (listed := tmp_path / "parts.toml").write_text("""
+[[part]]
+name = "environment"
+command = ["{python}", "{root}/benchmarks/gpu/environment.py", "{work}/site"]
+limit = { full = 60 }
+
+[[part]]
+name = "user"
+command = ["{python}", "-c", "import pdrt_carried; print('{{}}')"]
+limit = { full = 20 }
+""")
     out = tmp_path / "out"
-    done = run(out, tmp_path, "quick", "--only", "environment")
+    done = run(out, tmp_path, "full", "--parts", str(listed))
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((out / "parts/environment.json").read_text())["result"]
-    assert result["wheels"] == str(wheels)
-    assert result["packages"]["torch"] == result["versions"]["torch"]
-    assert set(result["missing"]) == result["not_installed"].keys()
+    assert list(result["wheels_refused"]) == ["pdrt_foreign-1.0-cp27-cp27m-win32.whl"]
+    assert result["packages"]["torch"] == result["versions"]["torch"] != "1.0"
+    assert statuses(out)["user"] == "passed"
+
+
+def test_wrong_flags_leave_no_folder_behind(tmp_path: Path) -> None:
+    done = run(tmp_path / "out", tmp_path, "slowly")
+    assert done.returncode == 2
+    assert "invalid choice: 'slowly'" in done.stderr
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_an_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/environment.py SITE
 
-Where $PDRT_WHEELS names a folder of wheels, missing packages are unpacked from there into SITE,
-each alone and without a network; one that fits nothing is listed and the others go on.
+Where $PDRT_WHEELS names a folder of wheels, those that are not installed are unpacked into SITE,
+without a network; one that does not fit this machine is listed and the others go on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pdrt.bench.report import driver_version, emit, provenance, version
@@ -27,10 +27,8 @@ ALSO_SHOWN = ("torch", "triton", "numpy", "pytest")
 
 
 def main() -> int:
-    site = Path(sys.argv[1])
-    wheels = os.environ.get("PDRT_WHEELS")
-    before = missing()
-    notes = {name: install(name, Path(wheels), site) for name in before} if wheels else {}
+    site, wheels = Path(sys.argv[1]), os.environ.get("PDRT_WHEELS")
+    refused = unpack(Path(wheels), site) if wheels else {}
     result: dict[str, object] = {
         "bench": "environment",
         **provenance("python benchmarks/gpu/environment.py SITE"),
@@ -46,8 +44,7 @@ def main() -> int:
         "mps_control": shutil.which("nvidia-cuda-mps-control"),
         "packages": {name: version(name) for name in (*BUILD_NEEDS, *ALSO_SHOWN)},
         "wheels": wheels,
-        "installed": [name for name, trouble in notes.items() if trouble is None],
-        "not_installed": {name: trouble for name, trouble in notes.items() if trouble},
+        "wheels_refused": refused,
         "missing": list(missing()),
     }
     print("missing packages:", ", ".join(missing()) or "none")
@@ -67,11 +64,28 @@ def required() -> Iterator[str]:
         yield re.split(r"[<>=!~; \[]", line, maxsplit=1)[0]
 
 
-def install(name: str, wheels: Path, site: Path) -> str | None:
-    """None, or why not: pip's own last words."""
+def unpack(wheels: Path, site: Path) -> dict[str, str]:
+    """Unpacks all wheels of missing packages at once, or one by one if that fails.
+
+    Returns:
+        The files that were refused, with pip's last words.
+    """
+    files = [file for file in sorted(wheels.glob("*.whl")) if version(package(file)) is None]
+    if not files or pip_says(files, site) is None:
+        return {}
+    answers = {file.name: pip_says([file], site) for file in files}
+    return {name: words for name, words in answers.items() if words is not None}
+
+
+def package(wheel: Path) -> str:
+    return wheel.name.partition("-")[0]
+
+
+def pip_says(files: Sequence[Path], site: Path) -> str | None:
+    """Unpacks wheels; None, or why not."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    command += ["--disable-pip-version-check", "--find-links", str(wheels), "--target", str(site)]
-    done = subprocess.run([*command, name], capture_output=True, text=True, check=False)
+    command += ["--disable-pip-version-check", "--root-user-action=ignore", "--target", str(site)]
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=False)
     return (
         None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
     )

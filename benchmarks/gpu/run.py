@@ -38,14 +38,16 @@ MARKS = {"passed": "ok", "skipped": "--"}
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(argv)
+    """argv: the scratch folder that run.sh made, which goes in the end, and what the user gave."""
+    work = Path(argv[0])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:
-        parts = list(read_parts(args))
-        return run_all(args, parts)
+        args = parse(argv[1:])
+        args.work = work
+        return run_all(args, list(read_parts(args)))
     finally:
-        shutil.rmtree(args.work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -58,7 +60,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--bundle", action="store_true", help="parts and logs as results.tar.gz")
     parser.add_argument("--seconds", type=float, help="time for all parts (full 540, quick 240)")
     parser.add_argument("--parts", type=Path, default=HERE / "parts.toml", help="another list")
-    parser.add_argument("--work", type=Path, required=True, help="scratch folder; run.sh gives it")
     return parser.parse_args(argv)
 
 

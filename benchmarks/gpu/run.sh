@@ -28,4 +28,4 @@ printf 'Metadata-Version: 2.1\nName: pdrt\nVersion: %s\n' "$version" \
     >"$work/site/pdrt-$version.dist-info/METADATA"
 
 export PYTHONPATH="$root:$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-exec "$python" "$root/benchmarks/gpu/run.py" --work "$work" "$@"
+exec "$python" "$root/benchmarks/gpu/run.py" "$work" "$@"

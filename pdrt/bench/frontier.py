@@ -179,7 +179,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def measure_limits() -> Json:
     """Yardsticks, in a process of its own: this one must hold no context beside the workers'."""
-    done = subprocess.run(YARDSTICKS, capture_output=True, text=True, check=True)
+    done = subprocess.run(YARDSTICKS, stdout=subprocess.PIPE, text=True, check=True)
     limits: Json = json.loads(done.stdout.splitlines()[-1])
     return limits
 
