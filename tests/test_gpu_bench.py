@@ -128,6 +128,17 @@ def test_several_calls_are_timed_as_the_mean_of_one() -> None:
     assert times.p50 < 3 * one.p50
 
 
+def test_a_graph_whose_data_the_cache_holds_is_not_called_cold() -> None:
+    watch = gpu_timing.HostStopwatch(torch.device("cpu"))
+
+    def case(num_calls: int, size: int) -> Case:
+        return Case("x", {}, [print] * num_calls, print, bytes_moved=size)
+
+    assert gpu_bench.timing(case(4, 64 << 20), watch) == "graph of 4, cold"
+    assert gpu_bench.timing(case(2, 64 << 20), watch) == "graph of 2, cache warm"
+    assert gpu_bench.timing(doubling(), watch) == "events, cold"
+
+
 def test_rotated_inputs_exceed_the_cache() -> None:
     cache = 60 << 20
     for size in (1 << 20, 21 << 20, 400 << 20):

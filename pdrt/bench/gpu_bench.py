@@ -79,7 +79,7 @@ class Case:
 
 Row = dict[str, object]
 
-HIDDEN = ("us", "bytes", "flops_a_byte", "measure", "peers")  # in the line of a row
+HIDDEN = ("us", "bytes", "flops_a_byte", "measure", "peers", "timing")  # in the line of a row
 
 
 def close(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -156,11 +156,20 @@ def measured(case: Case, watch: Stopwatch, limits: Yardsticks, repeats: int) -> 
     try:
         case.check()
         times = timed(case.call, watch, repeats)
+        row |= rates(times, case.bytes_moved, case.flops, limits)
     except Exception as error:  # one case's failure is a fact to report, and the others still run
         return row | {"error": f"{type(error).__name__}: {error}"[:500]}
-    row |= rates(times, case.bytes_moved, case.flops, limits)
+    row["timing"] = timing(case, watch)
     peers = {name: peer(call, times, watch, repeats) for name, call in case.peers.items()}
     return row | ({"peers": peers} if peers else {})
+
+
+def timing(case: Case, watch: Stopwatch) -> str:
+    """How a case was timed; a graph whose data fit into two caches is not called cold."""
+    if callable(case.call):
+        return "events, cold"
+    is_cold = case.bytes_moved * len(case.call) > 2 * watch.cache_bytes
+    return f"graph of {len(case.call)}, {'cold' if is_cold else 'cache warm'}"
 
 
 def timed(call: Call | Sequence[Call], watch: Stopwatch, repeats: int) -> Times:

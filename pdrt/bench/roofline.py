@@ -15,7 +15,7 @@ from pdrt.bench.chart import Chart, Point, Series
 
 Row = Mapping[str, Any]
 
-_NOT_SHOWN = ("peers", "measure", "us", "bytes")
+_NOT_SHOWN = ("peers", "measure", "us", "bytes", "timing")
 
 
 def plots(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
