@@ -57,7 +57,7 @@ def test_a_part_that_prints_a_result_passes_and_leaves_a_file(runner: Runner) ->
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("print('{}'); raise SystemExit(3)", "exit code 3"),
+        ("print('{}'); raise SystemExit(4)", "exit code 4"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
         ("print('{not json'); print(chr(0x1F4A9) * 9000)", "holds no JSON object"),
         ("import os; os.write(1, bytes(range(256)) * 99)", "holds no JSON object"),
@@ -72,6 +72,12 @@ def test_a_part_that_fails_says_how_and_the_next_one_runs(
     assert why in failed.why
     assert failed.is_trouble
     assert runner.run(python("next", "print('{}')")).status == "passed"
+
+
+def test_a_program_that_finds_no_device_is_skipped(runner: Runner) -> None:
+    outcome = runner.run(python("deviceless", "raise SystemExit(3)"))
+    assert outcome.status == "skipped"
+    assert "found no device" in outcome.why
 
 
 def test_a_program_that_does_not_exist_is_a_failed_part(runner: Runner) -> None:

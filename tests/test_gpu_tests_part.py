@@ -42,7 +42,7 @@ def test_counts_and_the_names_of_what_failed(part: ModuleType, tmp_path: Path) -
     (tmp_path / "tests/test_it.py").write_text(TESTS)
     (tmp_path / "tests/test_lacks.py").write_text("import no_such_package  # mark.gpu")
     (tmp_path / "tests/test_other.py").write_text("import no_such_package")
-    files = part.files_with("mark.gpu")
+    files = part.files_with(r"mark\.gpu")
     assert files == ["tests/test_it.py", "tests/test_lacks.py"]
     found = part.pytest(tmp_path, "gpu", files)
     assert (found["failures"], found["errors"], found["skipped"]) == (1, 1, 1)
@@ -57,7 +57,14 @@ def test_files_of_triton_kernels_are_found_by_what_they_import(
     (tmp_path / "kernels/cpu.py").write_text("def gelu(): ...")
     (tmp_path / "tests/test_gelu.py").write_text("from pdrt.kernels.gelu import gelu")
     (tmp_path / "tests/test_cpu.py").write_text("from pdrt.kernels.cpu import gelu")
-    assert part.triton_tests() == ["tests/test_gelu.py"]
+    (tmp_path / "tests/test_module.py").write_text("from pdrt.kernels import cpu, gelu, reference")
+    (tmp_path / "tests/test_other.py").write_text("from pdrt.kernels import cpu")
+    assert part.triton_tests() == ["tests/test_gelu.py", "tests/test_module.py"]
+
+
+def test_without_triton_kernels_there_is_nothing_to_run(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_cpu.py").write_text("from pdrt.kernels import cpu")
+    assert part.triton_tests() == []
 
 
 def test_a_pytest_that_dies_is_bad(part: ModuleType, tmp_path: Path) -> None:

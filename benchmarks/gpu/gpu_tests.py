@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
     args = parser.parse_args()
-    marked, triton = files_with("mark.gpu"), [] if args.quick else triton_tests()
+    marked, triton = files_with(r"mark\.gpu"), [] if args.quick else triton_tests()
     with tempfile.TemporaryDirectory() as scratch:
         runs = {
             "marked_gpu": pytest(Path(scratch), "gpu and not slow", marked),
@@ -44,17 +45,18 @@ def main() -> int:
     return 1 if any(run["bad"] for run in runs.values()) else 0
 
 
-def files_with(text: str) -> list[str]:
-    """Test files that have a text in them. The others may import what this machine lacks."""
+def files_with(pattern: str) -> list[str]:
+    """Test files in which something matches. The others may import what this machine lacks."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if text in file.read_text()]
+    return [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
 
 
 def triton_tests() -> list[str]:
     """Test files that use an op which is written in Triton."""
     kernels = sorted((ROOT / "kernels").glob("*.py"))
-    ops = [file.stem for file in kernels if "@triton.jit" in file.read_text()]
-    return sorted({file for op in ops for file in files_with(f"pdrt.kernels.{op} import")})
+    ops = "|".join(file.stem for file in kernels if "@triton.jit" in file.read_text())
+    names = rf"({ops})\b"
+    return files_with(rf"from pdrt\.kernels(\.{names} import| import .*\b{names})") if ops else []
 
 
 def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:

@@ -26,6 +26,7 @@ Status = Literal["passed", "failed", "timed out", "stopped", "skipped"]
 
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL of a group
 RESERVE = 10.0  # seconds kept for the summary and for a part's end
+NO_DEVICE = 3  # exit code of a program that found no device to ask
 RESULT_TAIL = 4 << 20  # bytes of a log in which its result is looked for
 
 
@@ -183,6 +184,8 @@ def judged(code: int | str | None, limit: float, has_result: bool) -> tuple[Stat
         return "timed out", f"it still ran after {limit:.0f} s and was killed"
     if isinstance(code, str):
         return "failed", code
+    if code == NO_DEVICE:
+        return "skipped", "it found no device (exit code 3); its log says more"
     if code < 0:
         return "failed", f"it was killed by {signal.Signals(-code).name}"
     if code:
