@@ -49,6 +49,8 @@ LAYERS: list[tuple[str, ...]] = [
 
 TORCH_ALLOWED = (
     "pdrt.doctor.sharing",
+    "pdrt.bench.gpu_bench",
+    "pdrt.bench.gpu_timing",
     "pdrt.kernels",
     "pdrt.kv.pool",
     "pdrt.model.batch",

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -52,13 +52,16 @@ class Load:
 class Observed:
     """What one mode gave, in seconds: the streams' gaps, the burst's times to a first token.
 
-    `facts` are the engine's own words about itself.
+    `facts` are the engine's own words about itself. `handoffs`: from a prompt's pages being sealed
+    to decode's taking them; none in unified mode. `seconds`: first arrival to the last one's end.
     """
 
     tokens: list[list[int]]
     facts: dict[str, Any]
     gaps: list[float] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
+    handoffs: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
     def figures(self) -> dict[str, object]:
         return {
@@ -116,20 +119,28 @@ def gaps_within(runs: Sequence[Run], start: float, end: float) -> list[float]:
     return found
 
 
-async def first_token(engine: Engine, prompt: list[int]) -> float:
-    """Seconds from now to the first token of a request, which is then read to its end."""
+class Answer(NamedTuple):
+    """Seconds from a request's arrival to its first token, and of its hand-off, if it had one."""
+
+    first_token: float
+    handoff: float | None
+
+
+async def answer(engine: Engine, prompt: list[int]) -> Answer:
+    """Sends a request now and reads it to its end."""
     params = SamplingParams(temperature=0.0, max_tokens=BURST_OUTPUT_TOKENS, ignore_eos=True)
-    arrival, first = time.monotonic(), None
-    async for _ in engine.async_generate(prompt, params):
+    arrival, first, handoff = time.monotonic(), None, None
+    async for output in engine.async_generate(prompt, params):
         first = first or time.monotonic()
+        handoff = output.metrics.handoff_time
     assert first is not None, "a finished request has a token"
-    return first - arrival
+    return Answer(first - arrival, handoff)
 
 
 async def measure(engine: Engine, load: Load, observed: Observed) -> None:
     """Runs the streams, then the burst beside them, and notes what was seen."""
     streams = [Stream(engine, prompt) for prompt in load.streams]
-    await first_token(engine, load.warm_up)
+    await answer(engine, load.warm_up)
     readers = [asyncio.create_task(stream.read()) for stream in streams]
 
     async def burst() -> tuple[float, float]:
@@ -137,7 +148,9 @@ async def measure(engine: Engine, load: Load, observed: Observed) -> None:
         start = time.monotonic()
         arrivals = zip(load.arrivals, load.prompts, strict=True)
         waits = (_arrive(engine, start + at, prompt) for at, prompt in arrivals)
-        observed.first_tokens = list(await asyncio.gather(*waits))
+        answers = await asyncio.gather(*waits)
+        observed.first_tokens = [each.first_token for each in answers]
+        observed.handoffs = [each.handoff for each in answers if each.handoff is not None]
         return start, time.monotonic()
 
     try:
@@ -146,12 +159,13 @@ async def measure(engine: Engine, load: Load, observed: Observed) -> None:
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
+    observed.seconds = end - start
     observed.gaps = [gap for stream in streams for gap in gaps_within(stream.runs, start, end)]
 
 
-async def _arrive(engine: Engine, at: float, prompt: list[int]) -> float:
+async def _arrive(engine: Engine, at: float, prompt: list[int]) -> Answer:
     await asyncio.sleep(at - time.monotonic())
-    return await first_token(engine, prompt)
+    return await answer(engine, prompt)
 
 
 async def _beside(readers: Sequence[asyncio.Task[None]], work: Coroutine[None, None, T]) -> T:
@@ -221,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     separated, unified = (percentiles(seen[mode].gaps)["p99"] for mode in MODES)
     result: dict[str, object] = {
         "bench": "burst",
-        **provenance(["burst", *argv]),
+        **provenance(" ".join(["python -m pdrt.bench burst", *argv])),
         "load": {key: vars(args)[key] for key in ("prompts", "rate", "prompt_tokens", "seed")},
         "modes": {mode: observed.figures() for mode, observed in seen.items()},
         "same_greedy_tokens": True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,17 +26,25 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in named.items()} | {"count": len(ms)}
 
 
-def provenance(argv: Sequence[str]) -> dict[str, object]:
+def provenance(command: str) -> dict[str, object]:
     """Where figures come from, so that they can be had again."""
     return {
-        "command": "python -m pdrt.bench " + " ".join(argv),
-        "commit": _commit(),
+        "command": command,
+        "commit": commit(),
         "machine": {"cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0))},
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy")},
+            **{name: version(name) for name in ("torch", "numpy", "triton")},
         },
     }
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None of one that is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def emit(result: dict[str, object], output: str | None) -> None:
@@ -47,14 +57,23 @@ def emit(result: dict[str, object], output: str | None) -> None:
     print(json.dumps(result), flush=True)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, "+changes" where files differ from it; None outside of a checkout."""
+    if shutil.which("git") is None:
+        return None
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return None
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--"], check=False).returncode
     return head.stdout.strip() + ("+changes" if changed else "")
+
+
+def driver_version() -> str | None:
+    """The driver's version from the kernel's module, which needs no tool."""
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", path.read_text()) if path.exists() else None
+    return found[0] if found else None
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,94 @@
+"""Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels,
+which then run compiled and not in the interpreter.
+
+    python benchmarks/gpu/gpu_tests.py [--quick]
+
+pytest's plugins may be missing, so the options that pyproject.toml gives them are left out; so may
+be what a test file imports, which fails that file and no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pdrt.bench.report import emit, provenance
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+[pytest]
+addopts = -ra -q -p no:cacheprovider --continue-on-collection-errors
+markers =
+    slow: large
+    chaos: kills processes
+    gpu: needs an NVIDIA GPU
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
+    args = parser.parse_args()
+    marked, triton = files_with(r"mark\.gpu"), [] if args.quick else triton_tests()
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {
+            "marked_gpu": pytest(Path(scratch), "gpu and not slow", marked),
+            "triton": pytest(Path(scratch), "not gpu and not slow", triton),
+        }
+    emit({"bench": "gpu_tests", **provenance("python benchmarks/gpu/gpu_tests.py"), **runs}, None)
+    return 1 if any(run["bad"] for run in runs.values()) else 0
+
+
+def files_with(pattern: str) -> list[str]:
+    """Test files in which something matches. The others may import what this machine lacks."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+
+
+def triton_tests() -> list[str]:
+    """Test files that use an op which is written in Triton."""
+    kernels = sorted((ROOT / "kernels").glob("*.py"))
+    ops = "|".join(file.stem for file in kernels if "@triton.jit" in file.read_text())
+    names = rf"({ops})\b"
+    return files_with(rf"from pdrt\.kernels(\.{names} import| import .*\b{names})") if ops else []
+
+
+def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
+    """Runs pytest in a process of its own; what came of each kind, and the names of the bad."""
+    if not files:
+        return {"files": [], "bad": []}
+    config, report = scratch / "pytest.ini", scratch / "report.xml"
+    config.write_text(CONFIG)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-c", str(config), "--rootdir", str(ROOT)]
+    command += [f"--junitxml={report}", "-m", marks, *files]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    return {"files": files, **outcome(report, done.returncode)}
+
+
+def outcome(report: Path, code: int) -> dict[str, object]:
+    """Counts of a JUnit report; `bad` names what failed, or how pytest ended."""
+    if not report.exists():
+        return {"bad": [f"pytest ended with {code} and wrote no report"]}
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None, "a JUnit report has a suite"
+    counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+    bad = [
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in suite.iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    if code not in (0, 5) and not bad:  # 5: no test was selected
+        bad = [f"pytest ended with {code}"]
+    return {**counts, "seconds": float(suite.get("time", 0)), "bad": bad}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

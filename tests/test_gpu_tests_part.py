@@ -1,0 +1,74 @@
+"""The part of the GPU script that runs pytest: what ran, what failed, in a machine's words."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FILE = Path(__file__).parents[1] / "benchmarks/gpu/gpu_tests.py"
+
+TESTS = """
+import pytest
+
+def test_plain(): pass
+
+@pytest.mark.gpu
+def test_good(): pass
+
+@pytest.mark.gpu
+def test_bad(): assert 1 == 2
+
+@pytest.mark.gpu
+def test_absent(): pytest.skip("needs an NVIDIA GPU")
+"""
+
+
+@pytest.fixture
+def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_tests_part", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "kernels").mkdir()
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    return module
+
+
+def test_counts_and_the_names_of_what_failed(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_it.py").write_text(TESTS)
+    (tmp_path / "tests/test_lacks.py").write_text("import no_such_package  # mark.gpu")
+    (tmp_path / "tests/test_other.py").write_text("import no_such_package")
+    files = part.files_with(r"mark\.gpu")
+    assert files == ["tests/test_it.py", "tests/test_lacks.py"]
+    found = part.pytest(tmp_path, "gpu", files)
+    assert (found["failures"], found["errors"], found["skipped"]) == (1, 1, 1)
+    assert "tests.test_it::test_bad" in found["bad"]
+    assert len(found["bad"]) == 2
+
+
+def test_files_of_triton_kernels_are_found_by_what_they_import(
+    part: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "kernels/gelu.py").write_text("@triton.jit\ndef kernel(): ...")
+    (tmp_path / "kernels/cpu.py").write_text("def gelu(): ...")
+    (tmp_path / "tests/test_gelu.py").write_text("from pdrt.kernels.gelu import gelu")
+    (tmp_path / "tests/test_cpu.py").write_text("from pdrt.kernels.cpu import gelu")
+    (tmp_path / "tests/test_module.py").write_text("from pdrt.kernels import cpu, gelu, reference")
+    (tmp_path / "tests/test_other.py").write_text("from pdrt.kernels import cpu")
+    assert part.triton_tests() == ["tests/test_gelu.py", "tests/test_module.py"]
+
+
+def test_without_triton_kernels_there_is_nothing_to_run(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_cpu.py").write_text("from pdrt.kernels import cpu")
+    assert part.triton_tests() == []
+
+
+def test_a_pytest_that_dies_is_bad(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_dies.py").write_text("import os; os._exit(9)")
+    found = part.pytest(tmp_path, "gpu", ["tests/test_dies.py"])
+    assert found["bad"] == ["pytest ended with 9 and wrote no report"]
+    assert part.pytest(tmp_path, "gpu", []) == {"files": [], "bad": []}
