@@ -7,6 +7,7 @@ The environment is read here and in pdrt.serve, nowhere else.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +16,8 @@ import msgspec
 from pdrt.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu"]
+MemoryExport = Literal["auto", "vmm", "ipc"]
+Mps = Literal["auto", "on", "off"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Mode = Literal["separated", "unified"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -32,6 +34,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ORG/NAME:FILE.gguf), or "" for the default.
         revision: a branch, tag or commit on the hub; None is the main branch.
         load_format: auto takes what the model has; dummy gives random weights for its config.
+        device: cpu, cuda:N, or auto: the first GPU that CUDA shows, else the CPU.
+        memory_export: how memory of a GPU is shared: vmm by descriptors, ipc by legacy handles;
+            auto takes vmm where the device can.
+        mem_fraction_static: share of a GPU's memory for weights and KV pool together.
+        mps: a private MPS daemon, so that workers use a GPU at the same time; auto: where it is.
+        prefill_sm_percent: with MPS, the most of a GPU's multiprocessors that prefill may use.
         dtype: of weights and KV. auto: the checkpoint's own, float32 where the CPU lacks bfloat16.
         max_model_len: longest prompt + output, tokens.
         max_num_seqs: most requests in one decode step of one worker.
@@ -52,7 +60,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     revision: str | None = None
     load_format: LoadFormat = "auto"
     dtype: DType = "auto"
-    device: Device = "auto"
+    device: str = "auto"
+    memory_export: MemoryExport = "auto"
+    mem_fraction_static: float = 0.85
+    mps: Mps = "auto"
+    prefill_sm_percent: int = 100
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
@@ -83,7 +95,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
         require(self.revision != "", "revision", "give a branch, tag or commit, or leave it out")
         require(
-            self.device in get_args(Device), "device", "this version runs on cpu; give auto or cpu"
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            "device",
+            "give auto, cpu, cuda or cuda:N",
+        )
+        require(
+            self.memory_export in get_args(MemoryExport),
+            "memory_export",
+            f"give one of {', '.join(get_args(MemoryExport))}",
+        )
+        require(self.mps in get_args(Mps), "mps", f"give one of {', '.join(get_args(Mps))}")
+        require(1 <= self.prefill_sm_percent <= 100, "prefill_sm_percent", "give 1 to 100")
+        require(
+            0 < self.mem_fraction_static < 1, "mem_fraction_static", "give more than 0, less than 1"
         )
         require(
             self.disaggregation_mode in get_args(Mode),

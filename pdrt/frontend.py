@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from pdrt._C import Ledger
 from pdrt.errors import EngineDead, PdrtError
 from pdrt.messages import (
@@ -163,6 +165,9 @@ class FrontEnd:
                 os.close(fds[0])
                 self._router = Router(self._ledger, self._max_queued, self._sweep)
                 self.load_seconds = message.load_seconds
+                self.server = structs.replace(
+                    self.server, num_pages=message.num_pages, kv_bytes=message.kv_bytes
+                )
             elif isinstance(message, WorkerUp):
                 self._connect(message, Channel.of_fd(fds[0]))
             elif isinstance(message, WorkerDown):

@@ -45,11 +45,17 @@ class WorkerSpec(msgspec.Struct, frozen=True, array_like=True):
 class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything that keeper, loader and workers need to know; resolved by the front end.
 
+    `device` is cpu or cuda:N; on a GPU `num_pages` may be 0, for as many as fit.
     `folder` is the checkpoint in Hugging Face layout, `namespace` keys the prefix cache. With a
     `dummy_seed` the weights are random, and only the folder's config is read.
     """
 
     folder: str
+    device: str
+    memory_export: Literal["auto", "vmm", "ipc"]
+    mem_fraction_static: float
+    mps: Literal["auto", "on", "off"]
+    prefill_sm_percent: int
     dummy_seed: int | None
     dtype: Literal["float32", "bfloat16"]
     max_model_len: int
@@ -85,6 +91,8 @@ class Serving(_Frame, frozen=True):
     """Memory is allocated and the weights are loaded; comes with the ledger's descriptor."""
 
     load_seconds: float
+    num_pages: int
+    kv_bytes: int
 
 
 class WorkerUp(_Frame, frozen=True):
@@ -106,20 +114,36 @@ class WorkerDown(_Frame, frozen=True):
 
 # keeper -> loader, keeper -> worker
 class Load(_Frame, frozen=True):
-    """Comes with the weights' memory."""
+    """On the CPU it comes with the descriptors of weights and KV memory."""
 
     server: ServerSpec
 
 
 class Work(_Frame, frozen=True):
-    """Comes with four descriptors: weights, KV memory, ledger, channel to the front end."""
+    """Comes with descriptors: ledger, channel to the front end, then weights and KV memory.
+
+    The last two are absent where the memory is attached by `handles`.
+    """
 
     server: ServerSpec
     worker: WorkerSpec
     instance: int
+    handles: tuple[bytes, ...] = ()
 
 
-# loader, worker -> keeper
+# loader -> keeper
+class Loaded(_Frame, frozen=True):
+    """The weights are in memory. On a GPU it has both slabs: as descriptors, or by `handles`.
+
+    num_pages: of the KV pool that was made.
+    """
+
+    num_pages: int
+    kv_bytes: int
+    handles: tuple[bytes, ...] = ()
+
+
+# worker -> keeper
 class Ready(_Frame, frozen=True):
     pass
 
@@ -166,6 +190,7 @@ Message = (
     | WorkerUp
     | WorkerDown
     | Load
+    | Loaded
     | Work
     | Ready
     | Failed

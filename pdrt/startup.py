@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pdrt import machine
 from pdrt.config import Settings, cache_dir
+from pdrt.devices import CPU, choose_device
 from pdrt.errors import ConfigError, MemoryShortage
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role, ServerSpec, WorkerSpec
@@ -49,8 +50,10 @@ class Plan:
 
     @property
     def needed_memory(self) -> int:
+        """Of the machine; a GPU has its own."""
         server = self.server
-        return server.weight_bytes + server.kv_bytes + WORKER_OVERHEAD * len(server.workers)
+        slabs = server.weight_bytes + server.kv_bytes if server.device == CPU else 0
+        return slabs + WORKER_OVERHEAD * len(server.workers)
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -66,13 +69,19 @@ def make_plan(settings: Settings) -> Plan:
     dummy_seed = settings.seed if settings.load_format == "dummy" else None
     if dummy_seed is None:
         locate(folder, spec)
-    dtype = _dtype(settings, spec)
+    device = choose_device(settings.device)
+    dtype = _dtype(settings, spec, device)
     max_model_len = _max_model_len(settings, spec)
     available = machine.available_memory()
     kv = KVShape(spec.num_layers, spec.num_kv_heads, settings.page_size, spec.head_dim, dtype)
-    num_pages = _num_pages(settings, max_model_len, kv.page_bytes, available)
+    num_pages = _num_pages(settings, max_model_len, kv.page_bytes, available, device)
     server = ServerSpec(
         folder=str(folder),
+        device=device,
+        memory_export=settings.memory_export,
+        mem_fraction_static=settings.mem_fraction_static,
+        mps=settings.mps,
+        prefill_sm_percent=settings.prefill_sm_percent,
         dummy_seed=dummy_seed,
         dtype=dtype,
         max_model_len=max_model_len,
@@ -99,10 +108,11 @@ def _namespace(*parts: object) -> bytes:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
 
 
-def _dtype(settings: Settings, spec: ModelSpec) -> WeightDType:
+def _dtype(settings: Settings, spec: ModelSpec, device: str) -> WeightDType:
     if settings.dtype != "auto":
         return settings.dtype
-    return "bfloat16" if spec.dtype != "float32" and machine.has_bfloat16() else "float32"
+    has_bfloat16 = device != CPU or machine.has_bfloat16()
+    return "bfloat16" if spec.dtype != "float32" and has_bfloat16 else "float32"
 
 
 def _max_model_len(settings: Settings, spec: ModelSpec) -> int:
@@ -115,8 +125,13 @@ def _max_model_len(settings: Settings, spec: ModelSpec) -> int:
     return wanted
 
 
-def _num_pages(settings: Settings, max_model_len: int, page_bytes: int, available: int) -> int:
-    """What was set, else what --max-num-seqs full requests need, within a share of the memory."""
+def _num_pages(
+    settings: Settings, max_model_len: int, page_bytes: int, available: int, device: str
+) -> int:
+    """What was set, else what --max-num-seqs full requests need, within a share of the memory.
+
+    On a GPU, 0 where nothing was set: its loader takes what fits.
+    """
     smallest = -(-max_model_len // settings.page_size)
     if settings.num_pages is not None:
         if settings.num_pages < smallest:
@@ -126,6 +141,8 @@ def _num_pages(settings: Settings, max_model_len: int, page_bytes: int, availabl
                 f"--max-model-len {settings.num_pages * settings.page_size}"
             )
         return settings.num_pages
+    if device != CPU:
+        return 0
     affordable = int(KV_SHARE * available) // page_bytes
     if affordable < smallest:
         raise MemoryShortage(

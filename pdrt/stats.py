@@ -69,11 +69,11 @@ def _workers(front: FrontEnd) -> list[WorkerStats]:
 
 def startup_summary(settings: Settings, plan: Plan, front: FrontEnd) -> dict[str, object]:
     """What runs, in plain values: sizes in bytes, times in seconds."""
-    server = plan.server
+    server = front.server
     return {
         "model": settings.model or plan.model_name,
         "architecture": plan.spec.family,
-        "device": "cpu",
+        "device": server.device,
         "dtype": server.dtype,
         "disaggregation_mode": settings.disaggregation_mode,
         "max_model_len": server.max_model_len,

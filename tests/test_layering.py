@@ -38,7 +38,7 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.machine",
         "pdrt.mps",
     ),
-    ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels"),
+    ("pdrt._C", "pdrt._C_cuda", "pdrt.kernels", "pdrt.devices"),
     ("pdrt.kv", "pdrt.sched"),
     ("pdrt.model", "pdrt.runner"),
     ("pdrt.worker",),

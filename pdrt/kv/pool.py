@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pdrt._C import Memory
-from pdrt.kv.shape import KVShape
+from pdrt.kv.shape import KVShape, SharedMemory
 
 
-def kv_pool(memory: Memory, shape: KVShape, num_pages: int) -> Tensor:
+def kv_pool(memory: SharedMemory, shape: KVShape, num_pages: int) -> Tensor:
     """[num_pages + 1, num_layers, 2, num_kv_heads, page_size, head_dim]; it keeps memory mapped."""
     buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
     num_bytes = shape.pool_bytes(num_pages)

@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 KVDType = Literal["float32", "bfloat16"]
 ITEM_SIZE: dict[KVDType, int] = {"float32": 4, "bfloat16": 2}
+
+
+class SharedMemory(Protocol):
+    """Memory of the CPU or of a GPU that processes share: pdrt._C.Memory, _C_cuda.DeviceMemory."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def __dlpack__(self, **kwargs: object) -> object: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)

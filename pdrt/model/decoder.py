@@ -90,7 +90,8 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._layers = [_part(weights, f"layers.{i}.") for i in range(spec.num_layers)]
-        self._cos_sin = rotary_table(spec.rope, max_model_len)
+        device = weights["embedding.weight"].device
+        self._cos_sin = rotary_table(spec.rope, max_model_len).to(device)
         self._scale = spec.head_dim**-0.5
         self._activation = {
             "silu_gated": kernels.silu_and_mul,

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pdrt._C import Memory
+from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.progress import told
@@ -33,7 +33,7 @@ _BITS = {
 }
 
 
-def load_dummy(folder: Path, dtype: WeightDType, memory: Memory, seed: int) -> None:
+def load_dummy(folder: Path, dtype: WeightDType, memory: SharedMemory, seed: int) -> None:
     """Fills `memory` with random weights for the config in `folder`, in place of `load_weights`.
 
     Raises:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pdrt._C import Memory
+from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.families import sources
 from pdrt.model.layout import Layout, WeightDType, weight_layout
@@ -21,7 +21,7 @@ from pdrt.model.progress import told
 from pdrt.model.spec import ModelSpec
 
 
-def load_weights(folder: Path, dtype: WeightDType, memory: Memory) -> None:
+def load_weights(folder: Path, dtype: WeightDType, memory: SharedMemory) -> None:
     """Writes the checkpoint in `folder` into `memory`; what the loader process does.
 
     Raises:
@@ -64,7 +64,7 @@ def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
     return by_head.transpose(0, 1).flatten(0, 2)
 
 
-def map_weights(memory: Memory, layout: Layout) -> dict[str, Tensor]:
+def map_weights(memory: SharedMemory, layout: Layout) -> dict[str, Tensor]:
     """All tensors of the model as views of `memory`, which they keep mapped."""
     buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
     dtype: torch.dtype = getattr(torch, layout.dtype)  # pdrt uses torch's words

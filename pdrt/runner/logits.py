@@ -65,7 +65,7 @@ def adjusted(logits: Floats, context: Context, eos_token_ids: Collection[int]) -
         seen = np.flatnonzero(counts)
         penalties = params.presence_penalty + params.frequency_penalty * counts[seen]
         logits[seen] -= penalties.astype(np.float32)
-    logits[list(_banned(context, eos_token_ids))] = -np.inf
+    logits[list(banned(context, eos_token_ids))] = -np.inf
     return logits
 
 
@@ -76,7 +76,7 @@ def _penalise_repetition(logits: Floats, tokens: Ints, penalty: float) -> None:
     logits[seen] = np.where(values > 0, values / by, values * by)
 
 
-def _banned(context: Context, eos_token_ids: Collection[int]) -> Iterator[int]:
+def banned(context: Context, eos_token_ids: Collection[int]) -> Iterator[int]:
     """Tokens that would end the request too early, or complete a bad word."""
     params, output = context.params, context.output
     if len(output) < params.min_tokens:

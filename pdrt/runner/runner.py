@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdrt._C import Ledger, Memory
+from pdrt._C import Ledger
 from pdrt.kernels import cpu
 from pdrt.kv.pool import kv_pool
-from pdrt.kv.shape import KVShape
+from pdrt.kv.shape import KVShape, SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
 from pdrt.runner.batch import make_batch
+from pdrt.runner.executor import CpuExecutor, Executor
 from pdrt.runner.logits import Context, reads_tokens
-from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Plan, Result, Row, Sampled, Scores
@@ -53,17 +53,13 @@ class Runner:
 
     def __init__(
         self,
-        decoder: Decoder,
+        executor: Executor,
         spec: ModelSpec,
-        pool: Tensor,
         ledger: Ledger,
-        on_layer: Callable[[], None],
     ) -> None:
         self.eos_token_ids = spec.eos_token_ids
-        self._decoder = decoder
-        self._pool = pool
+        self._executor = executor
         self._ledger = ledger
-        self._on_layer = on_layer
         self._params: dict[int, tuple[int, SlotParams]] = {}  # slot -> its generation and params
 
     @staticmethod
@@ -71,31 +67,47 @@ class Runner:
         folder: Path,
         dtype: WeightDType,
         *,
-        weights: Memory,
-        kv: Memory,
+        weights: SharedMemory,
+        kv: SharedMemory,
         ledger: Ledger,
         threads: int,
         on_layer: Callable[[], None],
+        max_num_seqs: int = 64,
     ) -> Runner:
         """Maps the weights and the pool that others made, for the checkpoint in `folder`.
 
+        Where they are decides what computes: the CPU, or a GPU.
+
         Args:
             threads: of torch's operations, for the whole process.
+            on_layer: says that a step goes on; called after each layer, on a GPU after each launch.
+            max_num_seqs: rows of the largest decode step.
         """
         torch.set_num_threads(threads)
         spec = read_spec(folder)
         tensors = map_weights(weights, weight_layout(spec, dtype))
         shape = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
         pool = kv_pool(kv, shape, ledger.num_pages)
-        decoder = Decoder(spec, tensors, cpu, ledger.max_model_len)
-        return Runner(decoder, spec, pool, ledger, on_layer)
+        if pool.is_cpu:
+            decoder = Decoder(spec, tensors, cpu, ledger.max_model_len)
+            return Runner(CpuExecutor(decoder, pool, on_layer), spec, ledger)
+        # Here, as it needs Triton, which a CPU installation has not.
+        from pdrt.runner.gpu import ServerShape, gpu_executor
+
+        limits = ServerShape(max_num_seqs, ledger.max_model_len, ledger.page_size)
+        executor = gpu_executor(spec, tensors, pool, limits, on_layer)
+        return Runner(executor, spec, ledger)
+
+    def warm_up(self) -> None:
+        """What is to be done once before the first step: on a GPU, kernels and graphs."""
+        self._executor.warm_up()
 
     def run(self, plan: Plan) -> list[Result]:
         """Computes one step; a result for each row."""
         asks = [self._ask(row) for row in plan.rows]
         num_wanted = [ask.num_wanted for ask in asks]
         batch = make_batch(plan, self._ledger, num_wanted)
-        hidden = torch.split(self._decoder.forward(batch, self._pool, self._on_layer), num_wanted)
+        hidden = torch.split(self._executor.forward(batch), num_wanted)
         drawn = iter(self._draw(asks, hidden))
         results = []
         for ask, part in zip(asks, hidden, strict=True):
@@ -137,13 +149,15 @@ class Runner:
         if not drawing:
             return
         last = [part[-1:] for ask, part in zip(asks, hidden, strict=True) if ask.row.samples]
-        logits = self._decoder.logits(torch.cat(last)).numpy()
-        tokens = sample(logits, [self._context(ask) for ask in drawing], self.eos_token_ids)
+        logits = self._executor.logits(torch.cat(last))
+        contexts = [self._context(ask) for ask in drawing]
+        tokens = self._executor.sample(logits, contexts, self.eos_token_ids)
         for ask, sampled, row_logits in zip(drawing, tokens, logits, strict=True):
             rivals: tuple[Scores, ...] = ()
             if ask.params.logprobs > 0:
                 token = np.array([sampled.token], np.int32)
-                rivals = (score(row_logits[None], token, ask.row.end, ask.params.logprobs),)
+                row = row_logits[None].cpu().numpy()
+                rivals = (score(row, token, ask.row.end, ask.params.logprobs),)
             yield sampled, rivals
 
     def _score_prompt(self, ask: _Ask, hidden: Tensor) -> tuple[Scores, ...]:
@@ -155,6 +169,6 @@ class Runner:
         scores = []
         for i in range(0, len(tokens), SCORED_AT_ONCE):
             block = tokens[i : i + SCORED_AT_ONCE]
-            logits = self._decoder.logits(hidden[i : i + len(block)]).numpy()
+            logits = self._executor.logits(hidden[i : i + len(block)]).cpu().numpy()
             scores.append(score(logits, block, first + i, ask.params.prompt_logprobs))
         return tuple(scores)

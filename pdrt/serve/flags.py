@@ -55,7 +55,11 @@ HELP = {
     "revision": "branch, tag or commit of a model on the hub",
     "load_format": "auto takes what the model has; dummy: random weights for its config",
     "dtype": "type of weights and KV; auto is the checkpoint's own",
-    "device": "where to run",
+    "device": "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
+    "memory_export": "how GPU memory is shared: descriptors (vmm) or legacy handles (ipc)",
+    "mem_fraction_static": "share of a GPU's memory for weights and KV pool",
+    "mps": "run workers side by side on a GPU, by an MPS daemon of the server's own",
+    "prefill_sm_percent": "with MPS, the most of a GPU that prefill may use",
     "max_model_len": "longest prompt + output in tokens; default: the model's own",
     "max_num_seqs": "most requests in one decode step",
     "max_num_batched_tokens": "most tokens in one step; longer prompts are prefilled in chunks",
@@ -76,6 +80,7 @@ HELP = {
     "served_model_name": "model name in the API; default: the model's own",
     "send_timeout": "seconds that a client may leave its answer unread",
 }
+METAVARS = {"mem_fraction_static": "SHARE"}
 ALIASES = {"page_size": ["--block-size"]}
 
 
@@ -120,5 +125,5 @@ def _add(group: argparse._ArgumentGroup, field: FieldInfo) -> None:
         group.add_argument(*names, choices=get_args(field.type), default=field.default, help=text)
         return
     kind = next((t for t in get_args(field.type) if t is not type(None)), field.type)
-    metavar = {str: "TEXT", int: "N", float: "SECONDS"}[kind]
+    metavar = METAVARS.get(field.name) or {str: "TEXT", int: "N", float: "SECONDS"}[kind]
     group.add_argument(*names, type=kind, default=field.default, help=text, metavar=metavar)

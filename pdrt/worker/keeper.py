@@ -16,14 +16,14 @@ import logging
 import os
 import select
 import time
+from contextlib import ExitStack
 
-from pdrt import machine
-from pdrt._C import Ledger, Memory, Outcome
+from msgspec import structs
+
+from pdrt._C import Ledger, Outcome
 from pdrt.errors import EngineDead
 from pdrt.messages import (
     Failed,
-    Load,
-    Message,
     Ready,
     ServerSpec,
     Serving,
@@ -35,15 +35,19 @@ from pdrt.messages import (
     WorkerSpec,
     WorkerUp,
 )
+from pdrt.mps import PrivateMps
 from pdrt.sched.held import requests_held_by
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
+from pdrt.worker.loading import load
 from pdrt.worker.running import RunningWorker
+from pdrt.worker.sharing import environment, start_mps
+from pdrt.worker.slabs import Slabs
 from pdrt.worker.watch import Watch
 
 TURN_SECONDS = 0.05
-LOAD_SECONDS = 1800.0  # for the loader, whatever the size of the model
 START_SECONDS = 120.0  # for a worker to import, map and report
+GPU_START_SECONDS = 600.0  # and to compile kernels and capture graphs
 MAX_RESTARTS = 20  # of all workers, in RESTART_WINDOW seconds; more is a crash loop
 RESTART_WINDOW = 60.0
 
@@ -53,11 +57,13 @@ log = logging.getLogger("pdrt")
 class Keeper:
     """Holds the memory of one server and runs its workers until the front end is gone."""
 
-    def __init__(self, front: Channel, server: ServerSpec) -> None:
+    def __init__(
+        self, front: Channel, server: ServerSpec, slabs: Slabs, mps: PrivateMps | None
+    ) -> None:
         self._front = front
         self._server = server
-        self._weights = Memory.create("pdrt-weights", server.weight_bytes)
-        self._kv = Memory.create("pdrt-kv", server.kv_bytes)
+        self._slabs = slabs
+        self._mps = mps
         self._ledger = Ledger.create(
             num_pages=server.num_pages,
             page_size=server.page_size,
@@ -66,6 +72,7 @@ class Keeper:
             sealed_bound=server.sealed_bound,
             namespace=server.namespace,
         )
+        self._start_seconds = START_SECONDS if server.device == "cpu" else GPU_START_SECONDS
         self._watch = Watch(self._ledger, server.watchdog_timeout)
         self._workers: dict[int, RunningWorker] = {}  # by index
         self._unreaped: list[tuple[RunningWorker, str]] = []
@@ -73,11 +80,11 @@ class Keeper:
 
     # -- life -------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Returns when the front end is gone or has asked for it."""
-        parent = os.pidfd_open(os.getppid())
+    def run(self, parent: int, load_seconds: float) -> None:
+        """Returns when the front end, whose pidfd is `parent`, is gone or has asked for it."""
         try:
-            self._load_weights(parent)
+            serving = Serving(load_seconds, self._server.num_pages, self._server.kv_bytes)
+            self._front.send(serving, [self._ledger.fd])
             for spec in self._server.workers:
                 self._start_worker(spec, incarnation=1)
             while self._turn(parent):
@@ -88,43 +95,20 @@ class Keeper:
             for worker in self._workers.values():
                 worker.child.close()
 
-    def _load_weights(self, parent: int) -> None:
-        """Runs the loader to its end, then seals what it wrote."""
-        started = time.monotonic()
-        threads = min(machine.num_cores(), sum(w.threads for w in self._server.workers))
-        loader = process.spawn("pdrt.worker.loader", "loader", threads)
-        loader.channel.send(Load(self._server), [self._weights.fd])
-        frames: list[Message] = []
-        try:
-            while not loader.channel.closed:
-                waiting: list[int | Channel] = [loader.channel, parent, self._front]
-                rest = started + LOAD_SECONDS - time.monotonic()
-                ready, _, _ = select.select(waiting, [], [], max(0.0, rest))
-                if parent in ready or not self._hear_front():
-                    raise SystemExit
-                if not ready:
-                    raise EngineDead(f"the weights were not loaded within {LOAD_SECONDS:.0f} s")
-                frames += [message for message, _ in loader.channel.receive()]
-        finally:
-            how = loader.close()
-        for frame in frames:
-            if isinstance(frame, Failed):
-                raise process.as_error(frame)
-        if not any(isinstance(frame, Ready) for frame in frames):
-            raise EngineDead(f"the process that loads the weights {how}")
-        self._weights.seal()
-        self._front.send(Serving(time.monotonic() - started), [self._ledger.fd])
-
     def _turn(self, parent: int) -> bool:
         """Waits for what happens next, at most TURN_SECONDS; False when it is time to leave."""
         workers = list(self._workers.values())
         waiting: list[int | Channel] = [parent, self._front]
         waiting += [w.child.pidfd for w in workers] + [w.child.channel for w in workers]
+        owner = self._slabs.owner
+        waiting += [owner.pidfd] if owner else []
         writing = [self._front] if self._front.wants_write else []
         ready, _, _ = select.select(waiting, writing, [], TURN_SECONDS)
         self._front.flush()
         if parent in ready or not self._hear_front():
             return False
+        if owner and owner.pidfd in ready:
+            self._slabs.lose_owner()
         for worker in workers:
             self._hear_worker(worker)
             if worker.child.pidfd in ready:
@@ -136,13 +120,14 @@ class Keeper:
     # -- workers ----------------------------------------------------------------------------------
 
     def _start_worker(self, spec: WorkerSpec, incarnation: int) -> None:
-        child = process.spawn("pdrt.worker.main", spec.name, spec.threads)
+        variables = environment(self._mps, spec.role, self._server)
+        child = process.spawn("pdrt.worker.main", spec.name, spec.threads, environment=variables)
         front, theirs = pair()
         worker = RunningWorker(spec, incarnation, child, front)
         self._workers[spec.index] = worker
         child.channel.send(
-            Work(self._server, spec, worker.instance),
-            [self._weights.fd, self._kv.fd, self._ledger.fd, theirs.fileno()],
+            Work(self._server, spec, worker.instance, self._slabs.handles),
+            [self._ledger.fd, theirs.fileno(), *self._slabs.fds],
         )
         theirs.close()
 
@@ -200,8 +185,8 @@ class Keeper:
                 f"made no progress for {self._server.watchdog_timeout:g} s (--watchdog-timeout)"
             )
         for worker in self._workers.values():
-            if not worker.is_ready and time.monotonic() - worker.started > START_SECONDS:
-                worker.kill(f"did not start within {START_SECONDS:.0f} s")
+            if not worker.is_ready and time.monotonic() - worker.started > self._start_seconds:
+                worker.kill(f"did not start within {self._start_seconds:.0f} s")
         self._watch.sweep_and_audit()
 
     # -- front end --------------------------------------------------------------------------------
@@ -220,10 +205,23 @@ def main() -> None:
     front, start, _ = process.begin("keeper", Start, die_with_parent=False)
     process.begin_work("keeper", start.server.log_level)
     try:
-        Keeper(front, start.server).run()
+        serve(front, start.server)
     except Exception as error:
         log.error("%s", error)
         front.send(process.failure(error))
+
+
+def serve(front: Channel, server: ServerSpec) -> None:
+    """Fills the memory of a server and keeps it and its workers; returns when it is over."""
+    parent, started = os.pidfd_open(os.getppid()), time.monotonic()
+    with ExitStack() as stack:
+        mps = start_mps(server)
+        if mps:
+            stack.enter_context(mps)  # left last: its clients end before
+        slabs, loaded = load(front, server, parent, environment(mps, None, server))
+        stack.callback(slabs.close)
+        server = structs.replace(server, num_pages=loaded.num_pages, kv_bytes=loaded.kv_bytes)
+        Keeper(front, server, slabs, mps).run(parent, time.monotonic() - started)
 
 
 if __name__ == "__main__":

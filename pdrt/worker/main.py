@@ -10,7 +10,7 @@ import select
 from pathlib import Path
 
 from pdrt import _C
-from pdrt._C import Holder, Ledger, Memory
+from pdrt._C import Holder, Ledger
 from pdrt.messages import Ready, Work
 from pdrt.runner.runner import Runner
 from pdrt.sched.decode import DecodeScheduler
@@ -19,6 +19,7 @@ from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.prefill_worker import PrefillPhase
+from pdrt.worker.slabs import attach
 from pdrt.worker.worker import Phase, Worker
 
 IDLE_SECONDS = 0.5  # an idle worker still beats, so that a stopped one is found
@@ -70,22 +71,25 @@ def wait_after(waited: float, moved: bool, has_work: bool) -> float:
 
 def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
     """Maps weights, KV memory and ledger, and makes the worker and its channel to the front end."""
-    weights_fd, kv_fd, ledger_fd, front_fd = fds
+    ledger_fd, front_fd, *slab_fds = fds
     server = work.server
     _C.set_num_threads(work.worker.threads)
     ledger = Ledger.attach(ledger_fd)
     holder = ledger.holder(work.instance)
+    weights, kv = attach(server, slab_fds, work.handles)
     runner = Runner.create(
         Path(server.folder),
         server.dtype,
-        weights=Memory.attach(weights_fd, writable=False),
-        kv=Memory.attach(kv_fd, writable=True),
+        weights=weights,
+        kv=kv,
         ledger=ledger,
         threads=work.worker.threads,
         on_layer=holder.beat,
+        max_num_seqs=server.max_num_seqs,
     )
-    for fd in fds[:3]:
+    for fd in (ledger_fd, *slab_fds):
         os.close(fd)
+    runner.warm_up()
     phases = make_phases(work, ledger, holder)
     worker = Worker(holder, runner, phases, server.max_num_batched_tokens, runner.eos_token_ids)
     return worker, Channel.of_fd(front_fd)

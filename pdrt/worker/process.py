@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import TypeVar
 
 import setproctitle
@@ -76,7 +77,13 @@ class Child:
         return how
 
 
-def spawn(module: str, name: str, threads: int = 1, new_session: bool = False) -> Child:
+def spawn(
+    module: str,
+    name: str,
+    threads: int = 1,
+    new_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Child:
     """Starts `python -m module` with a channel as its standard input.
 
     `new_session` keeps the terminal's Ctrl-C for the front end, which decides what it means.
@@ -86,7 +93,7 @@ def spawn(module: str, name: str, threads: int = 1, new_session: bool = False) -
         [sys.executable, "-m", module],
         stdin=theirs.fileno(),
         stdout=2,  # our standard output belongs to the user's program
-        env=config.child_environment(threads),
+        env={**config.child_environment(threads), **(environment or {})},
         start_new_session=new_session,
     )
     theirs.close()

@@ -1,0 +1,130 @@
+"""Steps on a GPU: prefill eagerly, pure decode steps as CUDA graphs.
+
+    batch on the CPU -> device (pinned, without waiting) -> work lists -> layers -> hidden states
+
+Nothing here waits for the device: the first to do so is whoever reads the sampled tokens. The same
+code runs under Triton's interpreter on CPU tensors, without graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pdrt.model.batch import Batch
+from pdrt.model.decoder import Decoder
+from pdrt.model.spec import ModelSpec
+from pdrt.runner.gpu_sampler import sample_on_gpu
+from pdrt.runner.graphs import DecodeGraphs
+from pdrt.runner.logits import Context
+from pdrt.runner.triton_kernels import TritonKernels
+from pdrt.sched.plan import Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class ServerShape:
+    """How large a step can be. max_num_seqs: rows of a decode step."""
+
+    max_num_seqs: int
+    max_model_len: int
+    page_size: int
+
+    @property
+    def max_pages(self) -> int:
+        """Of one row."""
+        return -(-self.max_model_len // self.page_size)
+
+
+class GpuExecutor:
+    """One decoder whose weights and pool are on a GPU.
+
+    Args:
+        kernels: those of the decoder; prepared here for each step.
+        on_step: called when a step was launched.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kernels: TritonKernels,
+        pool: Tensor,
+        shape: ServerShape,
+        on_step: Callable[[], None],
+    ) -> None:
+        self._decoder = decoder
+        self._kernels = kernels
+        self._pool = pool
+        self._on_step = on_step
+        self._graphs: DecodeGraphs | None = None
+        self._shape = shape
+
+    def warm_up(self) -> None:
+        """Captures the graphs of decode steps, the largest first, with a progress bar."""
+        if self._pool.is_cuda:
+            self._graphs = DecodeGraphs(
+                self.decode_step,
+                self._shape.max_num_seqs,
+                self._shape.max_pages,
+                self._pool.device,
+            )
+            self._graphs.capture()
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self._graphs is not None and is_decode(batch):
+            hidden = self._graphs.run(batch)
+        else:
+            placed = to_device(batch, self._pool.device)
+            self._kernels.prepare(batch, placed)
+            hidden = self._decoder.forward(placed, self._pool, _nothing)
+        self._on_step()
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._decoder.logits(hidden)
+
+    def sample(
+        self, logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
+    ) -> list[Sampled]:
+        return sample_on_gpu(logits, contexts, eos_token_ids)
+
+    def decode_step(self, batch: Batch) -> Tensor:
+        """What a graph captures: rows of one token, with every tensor on the device already."""
+        self._kernels.prepare_decode(batch)
+        return self._decoder.forward(batch, self._pool, _nothing)
+
+
+def gpu_executor(
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    pool: Tensor,
+    shape: ServerShape,
+    on_step: Callable[[], None],
+) -> GpuExecutor:
+    """The executor of a worker, on the device that its pool is on; without graphs yet."""
+    kernels = TritonKernels(spec, pool.device, shape.max_num_seqs, shape.max_model_len)
+    decoder = Decoder(spec, weights, kernels, shape.max_model_len)
+    return GpuExecutor(decoder, kernels, pool, shape, on_step)
+
+
+def is_decode(batch: Batch) -> bool:
+    """Whether every row has one new token and wants its logits."""
+    num_rows = len(batch.seq_lens)
+    return len(batch.input_ids) == num_rows == len(batch.wanted)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A copy on the device, on its way when this returns."""
+    if device.type == "cpu":  # Triton's interpreter
+        return batch
+    tensors = {
+        field.name: getattr(batch, field.name).pin_memory().to(device, non_blocking=True)
+        for field in fields(batch)
+    }
+    return Batch(**tensors)
+
+
+def _nothing() -> None:
+    """A layer that was launched says nothing about the device."""

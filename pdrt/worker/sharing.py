@@ -1,0 +1,42 @@
+"""How workers share a GPU's multiprocessors: by MPS side by side, without it in turns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from pdrt.errors import ConfigError
+from pdrt.messages import Role, ServerSpec
+from pdrt.mps import MpsError, PrivateMps
+
+log = logging.getLogger("pdrt")
+
+NOTHING: Mapping[str, str] = {}
+
+
+def start_mps(server: ServerSpec) -> PrivateMps | None:
+    """A daemon for this server alone, where there are workers that share a GPU.
+
+    Raises:
+        ConfigError: --mps on, and it does not start; says why.
+    """
+    if server.device == "cpu" or server.mps == "off" or len(server.workers) == 1:
+        return None
+    try:
+        return PrivateMps()
+    except MpsError as error:
+        if server.mps == "on":
+            raise ConfigError(f"--mps is on, but {error}") from None
+        log.warning(
+            "without MPS (%s) prefill and decode take turns on the GPU: a decode step waits for "
+            "the kernels of prefill",
+            error,
+        )
+        return None
+
+
+def environment(mps: PrivateMps | None, role: Role | None, server: ServerSpec) -> Mapping[str, str]:
+    """Variables of a child's environment; role None is the loader."""
+    if mps is None:
+        return NOTHING
+    return mps.environment(server.prefill_sm_percent if role == "prefill" else 100)

@@ -1,0 +1,113 @@
+"""The memory that a server's processes share: weights and KV pool, as the keeper holds them.
+
+CPU   the keeper makes two memory files; the loader writes the weights and ends; they are sealed.
+GPU   the keeper has no context on the device, so the loader makes both slabs there, and sends what
+      workers attach by: descriptors (VMM) or handles (legacy IPC). It stays until the server ends,
+      since memory with a handle lives no longer than its maker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pdrt._C import Memory
+from pdrt.errors import EngineDead
+from pdrt.kv.shape import SharedMemory
+from pdrt.messages import ServerSpec
+from pdrt.worker.process import Child
+
+log = logging.getLogger("pdrt")
+
+
+@dataclass(slots=True)
+class Slabs:
+    """What the keeper passes to each worker.
+
+    Attributes:
+        fds: of weights and KV pool; none where there are handles.
+        handles: their legacy IPC handles.
+        owner: the process that made them, where it must live as long as they are used.
+    """
+
+    fds: list[int] = field(default_factory=list)
+    handles: tuple[bytes, ...] = ()
+    owner: Child | None = None
+    _files: list[Memory] = field(default_factory=list)
+
+    @staticmethod
+    def on_cpu(server: ServerSpec) -> Slabs:
+        """Memory files that nobody has written to.
+
+        Raises:
+            OSError: the system has no memory for them.
+        """
+        sizes = {"pdrt-weights": server.weight_bytes, "pdrt-kv": server.kv_bytes}
+        files = [Memory.create(name, num_bytes) for name, num_bytes in sizes.items()]
+        return Slabs(fds=[file.fd for file in files], _files=files)
+
+    def seal(self) -> None:
+        """Nothing more is written to the weights, which are in a memory file."""
+        self._files[0].seal()
+
+    def take(self, fds: list[int], handles: tuple[bytes, ...], owner: Child) -> None:
+        """Slabs that `owner` has made on a GPU; the descriptors are ours now."""
+        self.fds, self.handles, self.owner = fds, handles, owner
+
+    def lose_owner(self) -> None:
+        """The owner has ended before its time.
+
+        Raises:
+            EngineDead: its memory was shared by handles, and has gone with it.
+        """
+        assert self.owner is not None
+        how, self.owner = self.owner.close(), None
+        if self.handles:
+            raise EngineDead(
+                f"the process that owns the GPU memory {how}, and with legacy IPC the memory is "
+                "gone; start again, with --memory-export vmm where the device can"
+            )
+        log.warning("the process that made the GPU memory %s; the memory itself stays", how)
+
+    def close(self) -> None:
+        """Lets the owner go; its memory goes with the last process that has it mapped."""
+        if self.owner is not None:
+            self.owner.leave()
+        if not self._files:
+            for fd in self.fds:
+                os.close(fd)
+
+
+def attach(
+    server: ServerSpec, fds: Sequence[int], handles: Sequence[bytes]
+) -> tuple[SharedMemory, SharedMemory]:
+    """Weights, read-only where the system can, and KV pool, in a worker. The fds stay open.
+
+    Raises:
+        RuntimeError, OSError: they cannot be mapped.
+    """
+    if server.device == "cpu":
+        weights, kv = fds
+        return Memory.attach(weights, writable=False), Memory.attach(kv, writable=True)
+    from pdrt._C_cuda import DeviceMemory
+
+    device = device_number(server.device)
+    sizes = (server.weight_bytes, server.kv_bytes)
+    if handles:
+        first, second = (
+            DeviceMemory.attach_ipc(device, handle, size, writable)
+            for handle, size, writable in zip(handles, sizes, (False, True), strict=True)
+        )
+    else:
+        first, second = (
+            DeviceMemory.attach_fd(device, fd, size, writable)
+            for fd, size, writable in zip(fds, sizes, (False, True), strict=True)
+        )
+    return first, second
+
+
+def device_number(device: str) -> int:
+    """cuda:1 -> 1"""
+    return int(device.removeprefix("cuda:"))

@@ -1,0 +1,168 @@
+"""The GPU's executor with Triton's kernels: transformers' tokens, on a card or in the interpreter.
+
+In the interpreter the same code runs on CPU tensors, without graphs; it takes some milliseconds for
+each tile, so models and texts are tiny.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pdrt._C import Holder, Ledger, Memory
+from pdrt.kv.pool import kv_pool
+from pdrt.kv.shape import KVShape
+from pdrt.model.batch import Batch
+from pdrt.model.layout import weight_layout
+from pdrt.model.weights import map_weights
+from pdrt.runner.gpu import GpuExecutor, ServerShape, gpu_executor
+from pdrt.runner.gpu_sampler import sample_on_gpu
+from pdrt.runner.graphs import buckets, first_rows, load, padding_batch
+from pdrt.runner.logits import Context
+from pdrt.runner.runner import Runner
+from pdrt.runner.sampler import sample
+from pdrt.sampling_params import SlotParams
+from tests.checkpoints import greedy, transformers_model
+from tests.in_process import InProcessServer
+from tests.model_server import ROLES, Shape, Weights
+from tests.model_server import request as ask
+from tests.oracle import assert_equals
+
+# What a GPU computes without a word (exp of a large number is inf), numpy warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = Shape(max_model_len=64, num_pages=8, max_num_seqs=4, chunk=24)
+
+
+def make_executor(
+    weights: Weights, shape: Shape, pool: torch.Tensor | None = None
+) -> tuple[GpuExecutor, torch.Tensor]:
+    """An executor on DEVICE and its KV pool; a new one where none is given."""
+    spec = weights.spec
+    kv = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, weights.dtype)
+    if pool is None:
+        memory = Memory.create("kv", kv.pool_bytes(shape.num_pages))
+        pool = kv_pool(memory, kv, shape.num_pages).to(DEVICE)
+    tensors = map_weights(weights.memory, weight_layout(spec, weights.dtype))
+    executor = gpu_executor(
+        spec,
+        {name: tensor.to(DEVICE) for name, tensor in tensors.items()},
+        pool,
+        ServerShape(shape.max_num_seqs, shape.max_model_len, shape.page_size),
+        lambda: None,
+    )
+    return executor, pool
+
+
+def make_server(weights: Weights, shape: Shape) -> InProcessServer:
+    """As tests.model_server's, on DEVICE with Triton's kernels."""
+    ledger = Ledger.create(
+        num_pages=shape.num_pages,
+        page_size=shape.page_size,
+        num_slots=16,
+        max_model_len=shape.max_model_len,
+        sealed_bound=4,
+    )
+    _, pool = make_executor(weights, shape)
+
+    def make_runner(holder: Holder) -> Runner:
+        executor, _ = make_executor(weights, shape, pool)
+        executor.warm_up()
+        return Runner(executor, weights.spec, ledger)
+
+    return InProcessServer(
+        ledger,
+        ROLES[shape.mode],
+        make_runner,
+        budget=shape.chunk,
+        max_num_seqs=shape.max_num_seqs,
+        eos_token_ids=weights.spec.eos_token_ids,
+    )
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "mode"), [("tiny_phi", "separated"), ("tiny_llama", "unified")]
+)
+def test_tokens_are_those_of_transformers(
+    checkpoint: str, mode: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(checkpoint)
+    model = transformers_model(folder)
+    prompts = [list(range(40, 79)), list(range(90, 97)), [5]]
+    answers = [greedy(model, prompt, 5) for prompt in prompts]
+    server = make_server(Weights(folder), replace(SHAPE, mode=mode))
+    clients = server.run([ask(f"r{i}", prompt, max_tokens=5) for i, prompt in enumerate(prompts)])
+    for answer, client in zip(answers, clients, strict=True):
+        assert_equals(answer, client.tokens)
+    server.check_empty()
+
+
+def decode_batch(num_rows: int) -> Batch:
+    """Rows with 10 tokens each in a page of their own, of which the last is new."""
+    pages = torch.arange(1, num_rows + 1, dtype=torch.int32)
+    return Batch(
+        input_ids=torch.arange(num_rows, dtype=torch.int32) + 60,
+        positions=torch.full((num_rows,), 9, dtype=torch.int32),
+        slot_mapping=pages * SHAPE.page_size + 9,
+        page_table=pages[:, None],
+        cu_seqlens_q=torch.arange(num_rows + 1, dtype=torch.int32),
+        seq_lens=torch.full((num_rows,), 10, dtype=torch.int32),
+        wanted=torch.arange(num_rows),
+    )
+
+
+def test_padding_rows_change_nothing_and_write_nothing(tiny_llama: Path) -> None:
+    """What a graph computes, without the graph: a step in static tensors, padded to a bucket."""
+    weights, batch = Weights(tiny_llama), decode_batch(3)
+    outcomes = []
+    for padded in (False, True):
+        executor, pool = make_executor(weights, SHAPE)
+        pool.copy_(torch.randn(pool.shape, generator=torch.Generator().manual_seed(1)))
+        if padded:
+            static = padding_batch(4, SHAPE.max_model_len // SHAPE.page_size, DEVICE)
+            load(static, decode_batch(4), 4)  # an earlier step of more rows
+            load(static, batch, 4)
+            hidden = executor.decode_step(first_rows(static, 4))[:3]
+        else:
+            hidden = executor.forward(batch)
+        outcomes.append((hidden.cpu(), pool.cpu()))
+    (alone, pool_alone), (together, pool_together) = outcomes
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(pool_together, pool_alone)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(1, [1]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])]
+)
+def test_buckets_end_with_the_largest_step(most: int, expected: list[int]) -> None:
+    assert buckets(most) == expected
+    many = buckets(100)
+    assert many[-1] == 100 and many == sorted(set(many))
+    assert all(b - a <= 16 for a, b in zip(many, many[1:], strict=False))
+
+
+def test_the_sampler_of_the_gpu_chooses_as_that_of_the_cpu() -> None:
+    chance = np.random.default_rng(7)
+    params = [
+        SlotParams(0.0, 1.0, 0, 1, False),
+        SlotParams(1.5, 0.9, 20, 2, False, min_p=0.02),
+        SlotParams(1.0, 1.0, 0, 3, False, 0.0, 1.3, 0.5, 0.25, {5: 3.0, 9: -100.0}),
+        SlotParams(0.0, 1.0, 0, 4, False, min_tokens=9, stop_token_ids=(4,), bad_words=((7, 8),)),
+    ]
+    tokens = chance.integers(0, 40, 12, dtype=np.int32)
+    tokens[-1] = 7
+    contexts = [Context(p, 12, tokens, 5) for p in params]
+    for _ in range(4):
+        logits = chance.normal(0, 2, (4, 40)).astype(np.float32)
+        logits[3, [3, 4, 8]] = 9.0  # an end, a stop token and the end of a bad word
+        expected = sample(logits, contexts, [3])
+        got = sample_on_gpu(torch.from_numpy(logits).to(DEVICE), contexts, [3])
+        assert [each.token for each in got] == [each.token for each in expected]
+        assert [each.logprob for each in got] == pytest.approx(
+            [each.logprob for each in expected], abs=1e-5
+        )
