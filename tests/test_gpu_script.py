@@ -110,7 +110,7 @@ def test_a_quick_run_goes_past_parts_that_fail_hang_or_print_garbage(
     assert {path.stem for path in (out / "logs").glob("*.log")} == kept - {"needs_a_gpu"}
     page = (out / "summary.md").read_text()
     assert "(quick, completed)" in page
-    assert "this version's runtime has no device cuda" in page
+    assert "pdrt can use no GPU here; python -m pdrt.doctor says why" in page
     assert page.strip() in done.stdout
     assert "fails failed in 0 s: it ended with exit code 7" in done.stdout
     assert list((tmp_path / "scratch").iterdir()) == []
