@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
+from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase, on_its_device
 from pdrt.kernels.tiles import rounded
 
 BLOCK_PARTS = 16  # parts read at once
@@ -64,6 +64,7 @@ def _combine_kernel(
             tl.store(lse + row * num_heads + head, largest + tl.log(weight_sum))
 
 
+@on_its_device
 def combine(
     parts: Tensor,  # [num_parts, num_heads, head_dim] float32, contiguous
     part_lse: Tensor,  # [num_parts, num_heads] float32, contiguous; -inf: the part saw nothing

@@ -29,7 +29,7 @@ from pdrt.kernels.attention_arguments import (
 from pdrt.kernels.combine import combine
 from pdrt.kernels.decode_work import DecodeWork, plan_decode
 from pdrt.kernels.kv_tiles import NO_WINDOW, attend, finished, nothing_yet, score_scale
-from pdrt.kernels.launch import INTERPRETED, OPTIONS
+from pdrt.kernels.launch import INTERPRETED, OPTIONS, on_its_device
 from pdrt.kernels.tiles import load_pair, operand, store_pair
 
 
@@ -127,6 +127,7 @@ def decode_kernel(
             tl.store(part_lse + place, row_lse, mask=valid)
 
 
+@on_its_device
 def decode_attention(
     query: Tensor,  # [num_rows, num_heads, head_dim] bfloat16, float16 or float32
     kv_layer: Tensor,  # [num_pages, 2, num_kv_heads, page_size, head_dim], dtype of query

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pdrt.kernels.checks import check, check_contiguous
 from pdrt.kernels.kv_tiles import NO_WINDOW
-from pdrt.kernels.launch import OPTIONS, CompileCase
+from pdrt.kernels.launch import OPTIONS, CompileCase, on_its_device
 
 TILE_TOKENS = 64  # items begin and end at multiples of it, but for the ends of a row
 MIN_TILES = 4  # the least in a part: shorter ones cost more to start and combine than they save
@@ -147,6 +147,7 @@ def _plan_kernel(
         tl.store(item + 3, tl.broadcast_to(num_parts, [BLOCK_PARTS]), mask=valid)
 
 
+@on_its_device
 def plan_decode(
     seq_lens: Tensor,  # [num_rows] int32, contiguous; 0: a padded row, with no items
     work: DecodeWork,

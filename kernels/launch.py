@@ -1,5 +1,5 @@
-"""What a Triton kernel is compiled for, as a value: so that what is checked without a GPU is what
-runs on one.
+"""What a Triton kernel is compiled for, as a value, so that what is checked without a GPU is what
+runs on one; and on which device an op is launched.
 
 Each op file has `compile_cases()`: every configuration that its op launches. tests/offline.py
 compiles them for each architecture; `python -m benchmarks.kernels.compile_table` prints them.
@@ -7,9 +7,10 @@ compiles them for each architecture; `python -m benchmarks.kernels.compile_table
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import triton
@@ -21,6 +22,22 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 POINTERS = {torch.bfloat16: "*bf16:16", torch.float16: "*fp16:16", torch.float32: "*fp32:16"}
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_its_device(op: Callable[P, R]) -> Callable[P, R]:
+    """Makes an op launch on the device of its first argument, whichever one is current."""
+
+    @wraps(op)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0] if args else next(iter(kwargs.values()))
+        with torch.cuda.device_of(first):
+            return op(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from pdrt.kernels.attention_arguments import check_attention, check_results, hea
 from pdrt.kernels.checks import check, check_contiguous
 from pdrt.kernels.combine import combine
 from pdrt.kernels.kv_tiles import NO_WINDOW, attend, finished, nothing_yet, score_scale
-from pdrt.kernels.launch import OPTIONS, arch_of
+from pdrt.kernels.launch import OPTIONS, arch_of, on_its_device
 from pdrt.kernels.prefill_tiles import SMALL_BLOCK, PrefillTiles
 from pdrt.kernels.tiles import head_tiles, load_pair, operand, store_pair
 
@@ -161,6 +161,7 @@ def prefill_kernel(
         tl.store(lse + place * (num_kv_heads * GROUP) + head, row_lse, mask=valid)
 
 
+@on_its_device
 def prefill_attention(
     query: Tensor,  # [num_tokens, num_heads, head_dim] bfloat16, float16 or float32
     kv_layer: Tensor,  # [num_pages, 2, num_kv_heads, page_size, head_dim], dtype of query

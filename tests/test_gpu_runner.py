@@ -21,7 +21,7 @@ from pdrt.model.layout import weight_layout
 from pdrt.model.weights import map_weights
 from pdrt.runner.gpu import GpuExecutor, ServerShape, gpu_executor
 from pdrt.runner.gpu_sampler import sample_on_gpu
-from pdrt.runner.graphs import buckets, first_rows, load, padding_batch
+from pdrt.runner.graphs import DecodeGraphs, buckets, first_rows, load, padding_batch
 from pdrt.runner.logits import Context
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample
@@ -144,6 +144,15 @@ def test_buckets_end_with_the_largest_step(most: int, expected: list[int]) -> No
     many = buckets(100)
     assert many[-1] == 100 and many == sorted(set(many))
     assert all(b - a <= 16 for a, b in zip(many, many[1:], strict=False))
+
+
+def test_graphs_are_for_decode_steps_that_fit() -> None:
+    graphs = DecodeGraphs(lambda batch: batch.seq_lens, 4, 4, DEVICE)
+    assert graphs.fits(decode_batch(1)) and graphs.fits(decode_batch(4))
+    assert not graphs.fits(decode_batch(5))
+    batch = decode_batch(3)
+    assert not graphs.fits(replace(batch, wanted=batch.wanted[:2]))
+    assert not graphs.fits(replace(batch, input_ids=torch.arange(6, dtype=torch.int32)))
 
 
 def test_the_sampler_of_the_gpu_chooses_as_that_of_the_cpu() -> None:

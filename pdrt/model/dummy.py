@@ -22,7 +22,7 @@ from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.progress import told
-from pdrt.model.weights import map_weights
+from pdrt.model.weights import map_weights, wait_for
 
 CHUNK = 1 << 18  # numbers made at a time, so that their bits stay in the cache
 
@@ -42,7 +42,9 @@ def load_dummy(folder: Path, dtype: WeightDType, memory: SharedMemory, seed: int
     spec = read_spec(folder)
     layout = weight_layout(spec, dtype)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
-    fill(map_weights(memory, layout), seed, norm=1.0 - spec.norm_weight_offset)
+    targets = map_weights(memory, layout)
+    fill(targets, seed, norm=1.0 - spec.norm_weight_offset)
+    wait_for(targets)
 
 
 def fill(targets: Mapping[str, Tensor], seed: int, norm: float = 1.0) -> None:

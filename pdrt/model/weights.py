@@ -6,6 +6,7 @@ views of `map_weights` are over a mapping without write permission: writing to o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +31,15 @@ def load_weights(folder: Path, dtype: WeightDType, memory: SharedMemory) -> None
     spec = read_spec(folder)
     layout = weight_layout(spec, dtype)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
-    write_weights(folder, spec, map_weights(memory, layout))
+    targets = map_weights(memory, layout)
+    write_weights(folder, spec, targets)
+    wait_for(targets)
+
+
+def wait_for(targets: Mapping[str, Tensor]) -> None:
+    """Returns when what was written is there for other processes: a GPU may still be writing."""
+    for device in {tensor.device for tensor in targets.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
 
 
 def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> None:

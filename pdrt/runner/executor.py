@@ -35,6 +35,9 @@ class Executor(Protocol):
     ) -> list[Sampled]:
         """The next token of each row; docs/sampling.md."""
 
+    def wait(self) -> None:
+        """Returns when all that was started is computed: other processes read its KV from then."""
+
 
 class CpuExecutor:
     """Layer by layer. `on_layer` is called after each, and says that the step goes on."""
@@ -57,3 +60,6 @@ class CpuExecutor:
         self, logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
     ) -> list[Sampled]:
         return sample(logits.numpy(), contexts, eos_token_ids)
+
+    def wait(self) -> None:
+        """What was started has been computed when it returns."""

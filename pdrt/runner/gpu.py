@@ -2,8 +2,8 @@
 
     batch on the CPU -> device (pinned, without waiting) -> work lists -> layers -> hidden states
 
-Nothing here waits for the device: the first to do so is whoever reads the sampled tokens. The same
-code runs under Triton's interpreter on CPU tensors, without graphs.
+Nothing here waits for the device but `wait`, at the end of a step, and whoever reads the sampled
+tokens before. The same code runs under Triton's interpreter on CPU tensors, without graphs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GpuExecutor:
             self._graphs.capture()
 
     def forward(self, batch: Batch) -> Tensor:
-        if self._graphs is not None and is_decode(batch):
+        if self._graphs is not None and self._graphs.fits(batch):
             hidden = self._graphs.run(batch)
         else:
             placed = to_device(batch, self._pool.device)
@@ -90,6 +90,11 @@ class GpuExecutor:
     ) -> list[Sampled]:
         return sample_on_gpu(logits, contexts, eos_token_ids)
 
+    def wait(self) -> None:
+        """After a step whose tokens were read, this is immediate."""
+        if self._pool.is_cuda:
+            torch.cuda.synchronize(self._pool.device)
+
     def decode_step(self, batch: Batch) -> Tensor:
         """What a graph captures: rows of one token, with every tensor on the device already."""
         self._kernels.prepare_decode(batch)
@@ -103,16 +108,15 @@ def gpu_executor(
     shape: ServerShape,
     on_step: Callable[[], None],
 ) -> GpuExecutor:
-    """The executor of a worker, on the device that its pool is on; without graphs yet."""
+    """The executor of a worker, on the device that its pool is on; without graphs yet.
+
+    That device becomes torch's current one, so that nothing ever makes a context on another.
+    """
+    if pool.is_cuda:
+        torch.cuda.set_device(pool.device)
     kernels = TritonKernels(spec, pool.device, shape.max_num_seqs, shape.max_model_len)
     decoder = Decoder(spec, weights, kernels, shape.max_model_len)
     return GpuExecutor(decoder, kernels, pool, shape, on_step)
-
-
-def is_decode(batch: Batch) -> bool:
-    """Whether every row has one new token and wants its logits."""
-    num_rows = len(batch.seq_lens)
-    return len(batch.input_ids) == num_rows == len(batch.wanted)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -61,6 +61,12 @@ class DecodeGraphs:
                     hidden = self._step(batch)
                 self._graphs[size] = graph, hidden
 
+    def fits(self, batch: Batch) -> bool:
+        """Whether there is a graph for it: one new token a row, whose logits are wanted."""
+        num_rows = len(batch.seq_lens)
+        is_decode = len(batch.input_ids) == num_rows == len(batch.wanted)
+        return is_decode and num_rows <= self._buckets[-1]
+
     def run(self, batch: Batch) -> Tensor:
         """[num_rows, hidden_size] of a batch on the CPU; valid until the next step."""
         num_rows = len(batch.seq_lens)

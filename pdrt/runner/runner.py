@@ -113,6 +113,7 @@ class Runner:
         for ask, part in zip(asks, hidden, strict=True):
             sampled, rivals = next(drawn) if ask.row.samples else (None, ())
             results.append(Result(sampled, self._score_prompt(ask, part) + rivals))
+        self._executor.wait()  # also where no row sampled, and nobody has waited for the device
         return results
 
     def _ask(self, row: Row) -> _Ask:

@@ -89,7 +89,8 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
     )
     for fd in (ledger_fd, *slab_fds):
         os.close(fd)
-    runner.warm_up()
+    if work.worker.role != "prefill":  # which has no decode steps to prepare
+        runner.warm_up()
     phases = make_phases(work, ledger, holder)
     worker = Worker(holder, runner, phases, server.max_num_batched_tokens, runner.eos_token_ids)
     return worker, Channel.of_fd(front_fd)
