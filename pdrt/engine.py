@@ -48,8 +48,8 @@ class Engine:
     """A model served by a keeper, prefill and decode processes of its own.
 
     Args:
-        model: a folder in Hugging Face layout, a GGUF file, or "" for the default model; or a
-            whole pdrt.config.Settings.
+        model: a folder in Hugging Face layout, a GGUF file, a name on the hub, or "" for the
+            default model; or a whole pdrt.config.Settings.
         **settings: fields of Settings.
 
     Raises:
