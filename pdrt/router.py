@@ -90,11 +90,10 @@ class Router:
         With a sink, only the request of that sink is meant: its id may be another's by now, and
         those that follow it go on.
         """
-        records = [
-            record
-            for record in list(self._requests.values())
-            if sink is None and request_id == record.request.leader
-        ]
+        records: list[Record] = []
+        if sink is None:  # not for each stream that ends: this looks at all requests
+            running = self._requests.values()
+            records = [each for each in running if each.request.leader == request_id]
         own = self._requests.get(request_id)
         if own and sink in (None, own.sink):
             records.append(own)
