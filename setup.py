@@ -131,7 +131,7 @@ def is_cuda(extension: Extension) -> bool:
 def what_it_holds(extension: Extension) -> str:
     if is_cuda(extension):
         return f"device memory, page copy ({', '.join(ARCHITECTURES)}), by {find_nvcc()}"
-    kernels = "portable, avx512" if platform.machine() == "x86_64" else "portable"
+    kernels = "portable, avx2, avx512" if platform.machine() == "x86_64" else "portable"
     return f"ledger, page memory, CPU kernels ({kernels})"
 
 

@@ -81,7 +81,7 @@ float* thread_scratch(const Attention& a) {
 
 void cpu_paged_attention(const Attention& a) {
   check(a);
-  const bool wide = cpu_isa() == Isa::kAvx512;
+  const bool wide = cpu_isa() >= Isa::kAvx512;
   const auto attend = wide ? attend_avx512 : attend_portable;
   const std::vector<Work> work = tiles_of(a, wide ? kTileAvx512 : kTilePortable);
   const auto body = [&](int64_t i) { attend(a, work[i].tile, thread_scratch(a)); };

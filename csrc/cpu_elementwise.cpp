@@ -14,7 +14,7 @@ constexpr int64_t kWorthSharing = 1 << 18;
 constexpr int64_t kRowsPerItem = 16;
 
 const Elementwise& table(bool is_bfloat16) {
-  return cpu_isa() == Isa::kAvx512 ? elementwise_avx512(is_bfloat16)
+  return cpu_isa() >= Isa::kAvx512 ? elementwise_avx512(is_bfloat16)
                                    : elementwise_portable(is_bfloat16);
 }
 

@@ -6,7 +6,13 @@
 
 namespace pdrt {
 
-enum class Isa { kPortable, kAvx512 };
+// Each has what those before it have. A kernel without code of its own for one uses the best below.
+enum class Isa {
+  kPortable,
+  kAvx2,        // and FMA
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Bf16,  // and VNNI: dot products of bfloat16 and of 8-bit integers
+};
 
 Isa cpu_isa();
 const char* cpu_isa_name();
@@ -14,8 +20,8 @@ const char* cpu_isa_name();
 // Forces an instruction set, for tests. Throws std::invalid_argument if this machine lacks it.
 void set_cpu_isa(const std::string& name);
 
-// True if the extension holds kernels for AVX-512 (the machine may still lack it).
-constexpr bool has_avx512_kernels() {
+// True if the extension holds kernels for AVX2 and AVX-512 (the machine may still lack them).
+constexpr bool has_x86_kernels() {
 #ifdef __x86_64__
   return true;
 #else

@@ -135,7 +135,7 @@ void bind_activation(py::module_& m, const char* name, void (*op)(const Activati
 
 void bind_cpu_kernels(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> without_gil;
-  m.attr("BUILD") = has_avx512_kernels() ? "cpu (portable, avx512)" : "cpu (portable)";
+  m.attr("BUILD") = has_x86_kernels() ? "cpu (portable, avx2, avx512)" : "cpu (portable)";
   m.def("cpu_isa", &cpu_isa_name);
   m.def("set_cpu_isa", &set_cpu_isa, "name"_a);
   m.def(

@@ -46,15 +46,17 @@ class ElementwiseRows {
   }
 
   static void silu_and_mul(const Activation& activation, int64_t row) {
-    gated<silu>(activation, row);
+    gated<silu<V>>(activation, row);
   }
   static void gelu_tanh_and_mul(const Activation& activation, int64_t row) {
-    gated<gelu_tanh>(activation, row);
+    gated<pdrt::gelu_tanh<V>>(activation, row);
   }
   static void gelu_tanh(const Activation& activation, int64_t row) {
-    activated<gelu_tanh>(activation, row);
+    activated<pdrt::gelu_tanh<V>>(activation, row);
   }
-  static void gelu(const Activation& activation, int64_t row) { activated<gelu>(activation, row); }
+  static void gelu(const Activation& activation, int64_t row) {
+    activated<pdrt::gelu<V>>(activation, row);
+  }
 
   static void rope(const Rope& rope, int64_t token) {
     T* heads = static_cast<T*>(rope.qkv) + token * rope.qkv_stride;
@@ -155,22 +157,6 @@ class ElementwiseRows {
     T* out = static_cast<T*>(activation.out) + row * size;
     each(size, [&](auto at) { at.store(out, kFunction(at.load(gate)) * at.load(up)); });
   }
-
-  // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), which loses nothing for x < 0. Beyond 30 the last
-  // factor is 0; the bound keeps infinity out of the product. Where both are equal, V::max gives
-  // the second, by which -0 stays -0.
-  static F gelu(F x) {
-    const F zero = V::set(0.0f), size = V::min(V::set(30.0f), V::max(x, zero - x));
-    return V::fma(size, zero - normal_tail<V>(size), V::max(zero, x));
-  }
-  // (1 + tanh u) / 2 is the sigmoid of 2u; 2 sqrt(2 / pi) = 1.5957691
-  static F gelu_tanh(F x) {
-    const F cubic = V::fma(V::set(0.044715f) * x * x, x, x);
-    return times_sigmoid(x, V::set(1.5957691216f) * cubic);
-  }
-  static F silu(F x) { return times_sigmoid(x, x); }
-  // x / (1 + e^-y)
-  static F times_sigmoid(F x, F y) { return x / (V::set(1.0f) + exp<V>(V::set(0.0f) - y)); }
 
   // A head, normed if there is a weight for it, and rotated; `to` may be `from`.
   static void turn(const Rope& rope, const float* cos, const void* norm, const T* from, T* to) {

@@ -21,6 +21,12 @@ struct Avx512 {
   static Floats load(const bfloat16* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  // Lane i: p[2 i] in even, p[2 i + 1] in odd.
+  static void load_pairs(const bfloat16* p, Floats& even, Floats& odd) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(~0xffff)));
+  }
   static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
   static void store(bfloat16* p, Floats x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x));

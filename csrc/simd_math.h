@@ -1,4 +1,4 @@
-// exp and the tail of the normal distribution over a vector type.
+// exp, the tail of the normal distribution and what activations are made of, over a vector type.
 #pragma once
 
 namespace pdrt {
@@ -46,6 +46,34 @@ inline typename V::Floats normal_tail(typename V::Floats a) {
   p = V::fma(p, t, V::set(1.37510493e-1f));
   p = V::fma(p, t, V::set(1.3712135e-1f));
   return p * t * exp<V>(V::set(-0.5f) * a * a);
+}
+
+// x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), which loses nothing for x < 0. Beyond 30 the last
+// factor is 0; the bound keeps infinity out of the product. Where both are equal, V::max gives
+// the second, by which -0 stays -0.
+template <typename V>
+inline typename V::Floats gelu(typename V::Floats x) {
+  using F = typename V::Floats;
+  const F zero = V::set(0.0f), size = V::min(V::set(30.0f), V::max(x, zero - x));
+  return V::fma(size, zero - normal_tail<V>(size), V::max(zero, x));
+}
+
+// x / (1 + e^-y)
+template <typename V>
+inline typename V::Floats times_sigmoid(typename V::Floats x, typename V::Floats y) {
+  return x / (V::set(1.0f) + exp<V>(V::set(0.0f) - y));
+}
+
+// (1 + tanh u) / 2 is the sigmoid of 2u; 2 sqrt(2 / pi) = 1.5957691
+template <typename V>
+inline typename V::Floats gelu_tanh(typename V::Floats x) {
+  const typename V::Floats cubic = V::fma(V::set(0.044715f) * x * x, x, x);
+  return times_sigmoid<V>(x, V::set(1.5957691216f) * cubic);
+}
+
+template <typename V>
+inline typename V::Floats silu(typename V::Floats x) {
+  return times_sigmoid<V>(x, x);
 }
 
 }  // namespace pdrt

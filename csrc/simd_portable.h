@@ -1,8 +1,8 @@
 // Four floats at once in the compiler's own vector type: SSE2 on x86-64, NEON on arm64.
 //
-// Every kernel is written once over such a type (`V`) and is instantiated here and in
-// simd_avx512.h. Both give the same set of functions; their bits may differ, since only AVX-512 has
-// a fused multiply-add everywhere.
+// Every kernel is written once over such a type (`V`): this one, that of simd_avx2.h or that of
+// simd_avx512.h. All give the same set of functions; their bits may differ, since this one has no
+// fused multiply-add.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,11 @@ struct Portable {
   }
   static Floats load(const bfloat16* p) {
     return Floats{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+  }
+  // Lane i: p[2 i] in even, p[2 i + 1] in odd.
+  static void load_pairs(const bfloat16* p, Floats& even, Floats& odd) {
+    even = Floats{to_float(p[0]), to_float(p[2]), to_float(p[4]), to_float(p[6])};
+    odd = Floats{to_float(p[1]), to_float(p[3]), to_float(p[5]), to_float(p[7])};
   }
   static void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
   static void store(bfloat16* p, Floats x) {

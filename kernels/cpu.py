@@ -1,6 +1,7 @@
 """The CPU backend: the operations of kernels/README.md on tensors, computed by pdrt._C.
 
-Here are the two that read and write pages; those that work row by row come from cpu_rows.py.
+Here are the two that read and write pages; those that work row by row come from cpu_rows.py, those
+that read weights from cpu_linear.py.
 Arguments are checked once, here, in a fixed order: device, dtype, shape, stride. Lengths and page
 ids are checked in C++. Everything below trusts them.
 """
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pdrt import _C
 from pdrt.kernels.checks import check, check_contiguous, check_float, check_strides
+from pdrt.kernels.cpu_linear import embedding, linear
 from pdrt.kernels.cpu_rows import (
     gelu,
     gelu_tanh,
@@ -22,10 +24,12 @@ from pdrt.kernels.cpu_rows import (
 )
 
 __all__ = [
+    "embedding",
     "gelu",
     "gelu_tanh",
     "gelu_tanh_and_mul",
     "layer_norm",
+    "linear",
     "paged_attention",
     "rms_norm",
     "rope_kv_write",

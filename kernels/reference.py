@@ -159,3 +159,30 @@ def gelu_tanh_and_mul(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """x * Phi(x) = x / 2 * (1 + erf(x / sqrt(2))), with 1 + erf(u) as erfc(-u): exact for u < 0."""
     return x / 2 * torch.erfc(-x / 2**0.5)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """residual + f(x weight^T + bias); f(gate) * up where the activation is a gated one.
+
+    Args:
+        x: [n, i]; weight: [o, i]; bias: [o]; residual: [n, o], or [n, o / 2] where gated.
+        activation: silu_gated, gelu_tanh_gated, gelu_tanh, gelu or none.
+    """
+    result = x @ weight.T if bias is None else x @ weight.T + bias
+    if activation is not None:
+        result = _ACTIVATIONS[activation](result)
+    return result if residual is None else residual + result
+
+
+_ACTIVATIONS = {
+    "silu_gated": silu_and_mul,
+    "gelu_tanh_gated": gelu_tanh_and_mul,
+    "gelu_tanh": gelu_tanh,
+    "gelu": gelu,
+}

@@ -6,7 +6,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-BUILD: str  # what the build holds, e.g. "cpu (portable, avx512)"
+BUILD: str  # what the build holds, e.g. "cpu (portable, avx2, avx512)"
 
 # -- ledger ---------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Memory:
 
 # -- kernels --------------------------------------------------------------------------------------
 
-def cpu_isa() -> str: ...  # "avx512" or "portable": what the kernels below use
+def cpu_isa() -> str: ...  # portable, avx2, avx512 or avx512_bf16: what the kernels below use
 def set_cpu_isa(name: str) -> None: ...  # for tests
 def set_num_threads(num_threads: int) -> None: ...
 def cpu_paged_attention(
@@ -310,4 +310,34 @@ def cpu_gelu(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -
 def cpu_gelu_tanh(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
 def cpu_gelu_tanh_and_mul(
     *, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool
+) -> None: ...
+
+class PackedShape:
+    """Sizes of a packed weight; csrc/cpu_linear.h draws it."""
+
+    num_outputs: int  # of gate and up together, where they are gated
+    num_inputs: int
+    gated: bool
+    is_bfloat16: bool
+    num_bytes: int
+
+    def __init__(
+        self, *, num_outputs: int, num_inputs: int, gated: bool, is_bfloat16: bool
+    ) -> None: ...
+
+def cpu_pack_rows(
+    shape: PackedShape, packed: int, rows: int, first_row: int, num_rows: int
+) -> None: ...
+def cpu_gather_rows(shape: PackedShape, packed: int, ids: int, num_rows: int, out: int) -> None: ...
+def cpu_linear(
+    shape: PackedShape,
+    weight: int,
+    out: int,
+    x: int,
+    bias: int,  # 0 for none
+    residual: int,  # 0 for none
+    num_rows: int,
+    act: int,  # 0 none, 1 silu, 2 gelu_tanh, 3 gelu
+    float_out: bool,
+    /,
 ) -> None: ...

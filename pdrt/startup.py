@@ -91,7 +91,7 @@ def make_plan(settings: Settings) -> Plan:
         num_pages=num_pages,
         num_slots=SLOTS_PER_SEQ * settings.max_num_seqs,
         sealed_bound=min(MAX_SEALED, settings.max_num_seqs),
-        weight_bytes=weight_layout(spec, dtype).num_bytes,
+        weight_bytes=weight_layout(spec, dtype, device).num_bytes,
         kv_bytes=kv.pool_bytes(num_pages),
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,

@@ -38,13 +38,18 @@ class Shape:
 
 
 class Weights:
-    """A checkpoint in shared memory, loaded once for many servers."""
+    """A checkpoint in shared memory, loaded once for many servers.
 
-    def __init__(self, folder: Path, dtype: WeightDType = "float32") -> None:
+    Args:
+        device: whose kernels read the weights, which are in this machine's memory all the same.
+    """
+
+    def __init__(self, folder: Path, dtype: WeightDType = "float32", device: str = "cpu") -> None:
         self.folder, self.dtype = folder, dtype
         self.spec = read_spec(folder)
-        self.memory = Memory.create("weights", weight_layout(self.spec, dtype).num_bytes)
-        load_weights(folder, dtype, self.memory)
+        layout = weight_layout(self.spec, dtype, device)
+        self.memory = Memory.create("weights", layout.num_bytes)
+        load_weights(folder, dtype, self.memory, device)
 
 
 def make_server(weights: Weights, shape: Shape) -> InProcessServer:

@@ -25,13 +25,14 @@ from pdrt.model.weights import map_weights
 from pdrt.startup import make_plan
 from pdrt.tokenizer import Tokenizer
 from tests import paged
+from tests.test_weights import in_rows
 
 
 def drawn(folder: Path, dtype: WeightDType, seed: int = 0) -> dict[str, torch.Tensor]:
     layout = weight_layout(read_spec(folder), dtype)
     memory = Memory.create("test weights", layout.num_bytes)
     load_dummy(folder, dtype, memory, seed)
-    return map_weights(memory, layout)
+    return {name: in_rows(weight) for name, weight in map_weights(memory, layout).items()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -48,10 +48,11 @@ def make_executor(
     if pool is None:
         memory = Memory.create("kv", kv.pool_bytes(shape.num_pages))
         pool = kv_pool(memory, kv, shape.num_pages).to(DEVICE)
-    tensors = map_weights(weights.memory, weight_layout(spec, weights.dtype))
+    layout = weight_layout(spec, weights.dtype, "cuda")
+    tensors = map_weights(weights.memory, layout).items()
     executor = gpu_executor(
         spec,
-        {name: tensor.to(DEVICE) for name, tensor in tensors.items()},
+        {name: tensor.to(DEVICE) for name, tensor in tensors if isinstance(tensor, torch.Tensor)},
         pool,
         ServerShape(shape.max_num_seqs, shape.max_model_len, shape.page_size),
         lambda: None,
@@ -95,7 +96,7 @@ def test_tokens_are_those_of_transformers(
     model = transformers_model(folder)
     prompts = [list(range(40, 79)), list(range(90, 97)), [5]]
     answers = [greedy(model, prompt, 5) for prompt in prompts]
-    server = make_server(Weights(folder), replace(SHAPE, mode=mode))
+    server = make_server(Weights(folder, device="cuda"), replace(SHAPE, mode=mode))
     clients = server.run([ask(f"r{i}", prompt, max_tokens=5) for i, prompt in enumerate(prompts)])
     for answer, client in zip(answers, clients, strict=True):
         assert_equals(answer, client.tokens)
@@ -118,7 +119,7 @@ def decode_batch(num_rows: int) -> Batch:
 
 def test_padding_rows_change_nothing_and_write_nothing(tiny_llama: Path) -> None:
     """What a graph computes, without the graph: a step in static tensors, padded to a bucket."""
-    weights, batch = Weights(tiny_llama), decode_batch(3)
+    weights, batch = Weights(tiny_llama, device="cuda"), decode_batch(3)
     outcomes = []
     for padded in (False, True):
         executor, pool = make_executor(weights, SHAPE)

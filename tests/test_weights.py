@@ -15,31 +15,58 @@ from safetensors.torch import load_file, save_file
 
 from pdrt._C import Memory
 from pdrt.errors import ModelError
+from pdrt.kernels.cpu_linear import PackedLinear, unpacked
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.layout import ALIGNMENT, WeightDType, weight_layout
 from pdrt.model.spec import tensors
-from pdrt.model.weights import load_weights, map_weights
+from pdrt.model.weights import Weight, load_weights, map_weights
 from tests.checkpoints import make_llama
 
 
 def loaded(folder: Path, dtype: WeightDType) -> dict[str, torch.Tensor]:
+    """All tensors row after row, as a worker on this CPU sees them."""
     layout = weight_layout(read_spec(folder), dtype)
     memory = Memory.create("test weights", layout.num_bytes)
     load_weights(folder, dtype, memory)
-    return map_weights(memory, layout)
+    return {name: in_rows(weight) for name, weight in map_weights(memory, layout).items()}
 
 
+def in_rows(weight: Weight) -> torch.Tensor:
+    return weight if isinstance(weight, torch.Tensor) else unpacked(weight)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tensors_stand_aligned_one_after_the_other(tiny_phi: Path, dtype: WeightDType) -> None:
+def test_tensors_stand_aligned_one_after_the_other(
+    tiny_phi: Path, dtype: WeightDType, device: str
+) -> None:
     spec = read_spec(tiny_phi)
-    layout = weight_layout(spec, dtype)
-    assert layout == weight_layout(read_spec(tiny_phi), dtype)
+    layout = weight_layout(spec, dtype, device)
     end = 0
-    for name, (offset, shape) in layout.entries.items():
-        assert offset % ALIGNMENT == 0 and end <= offset < end + ALIGNMENT
-        assert shape == tensors(spec)[name]
-        end = offset + torch.Size(shape).numel() * (4 if dtype == "float32" else 2)
+    for name, entry in layout.entries.items():
+        assert entry.offset % ALIGNMENT == 0 and end <= entry.offset < end + ALIGNMENT
+        assert entry.shape == tensors(spec)[name]
+        size = torch.Size(entry.shape).numel() * (4 if dtype == "float32" else 2)
+        assert entry.num_bytes == size if entry.packed is None else entry.num_bytes >= size
+        end = entry.offset + entry.num_bytes
     assert end <= layout.num_bytes < end + ALIGNMENT
+
+
+def test_matrices_are_packed_for_a_cpu_and_plain_for_a_gpu(tiny_llama: Path) -> None:
+    spec = read_spec(tiny_llama)
+    packed = {n for n, e in weight_layout(spec, "float32").entries.items() if e.packed}
+    matrices = {name for name, shape in tensors(spec).items() if len(shape) == 2}
+    assert packed == matrices - {"embedding.weight"}  # which is not the head, and only looked up
+    assert not any(e.packed for e in weight_layout(spec, "float32", "cuda").entries.values())
+
+
+def test_a_gpu_gets_the_same_weights(tiny_llama: Path) -> None:
+    layout = weight_layout(read_spec(tiny_llama), "bfloat16", "cuda")
+    memory = Memory.create("test weights", layout.num_bytes)
+    load_weights(tiny_llama, "bfloat16", memory, "cuda")
+    plain, packed = map_weights(memory, layout), loaded(tiny_llama, "bfloat16")
+    for name, tensor in plain.items():
+        assert isinstance(tensor, torch.Tensor) and torch.equal(tensor, packed[name]), name
 
 
 def test_every_tensor_of_the_checkpoint_arrives(tiny_llama: Path) -> None:
@@ -110,12 +137,15 @@ def test_views_share_the_memory_and_keep_it(tiny_llama: Path) -> None:
     load_weights(tiny_llama, "float32", memory)
     reader = Memory.attach(memory.fd, writable=False)
     views = map_weights(reader, layout)
-    offset, _ = layout.entries["final_norm.weight"]
-    assert views["final_norm.weight"].data_ptr() == reader.address + offset
+    norm, down = views["final_norm.weight"], views["layers.0.down.weight"]
+    assert isinstance(norm, torch.Tensor) and isinstance(down, PackedLinear)
+    assert norm.data_ptr() == reader.address + layout.entries["final_norm.weight"].offset
+    assert down.address == reader.address + layout.entries["layers.0.down.weight"].offset
     written = map_weights(memory, layout)["final_norm.weight"]
+    assert isinstance(written, torch.Tensor)
     written[0] = 42.0
-    del reader, memory, written
-    assert views["final_norm.weight"][0] == 42.0
+    del reader, memory, written, views
+    assert norm[0] == 42.0
 
 
 def test_writing_to_a_workers_weights_ends_the_process(tiny_llama: Path) -> None:

@@ -5,21 +5,24 @@
     or parallel:             residual += attention(norm(residual)) + mlp(norm(residual))
     logits = head(norm(residual))
 
-The norm kernels add to the residual in place: each sum above is done by the norm that follows.
+A layer is at most eight calls of its backend: norm, qkv, rotation and KV write, attention, output
+projection, norm, up projection with activation, down projection. The two projections back to
+hidden_size add to the residual as they end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pdrt.model.batch import Batch
 from pdrt.model.rotary import rotary_table
-from pdrt.model.spec import ModelSpec
+from pdrt.model.spec import Activation, ModelSpec
+from pdrt.model.weights import Weight
 
 
 class Kernels(Protocol):
@@ -59,17 +62,45 @@ class Kernels(Protocol):
         weight_offset: float = 0.0,
     ) -> Tensor: ...
 
-    def layer_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        out: Tensor | None = None,
     ) -> Tensor: ...
 
-    def silu_and_mul(self, x: Tensor) -> Tensor: ...
+    def embedding(self, ids: Tensor, weight: Weight) -> Tensor: ...
 
-    def gelu_tanh_and_mul(self, x: Tensor) -> Tensor: ...
 
-    def gelu_tanh(self, x: Tensor) -> Tensor: ...
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    weight: Weight
+    bias: Tensor | None
 
-    def gelu(self, x: Tensor) -> Tensor: ...
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The weights of one layer; those that its model has not are None."""
+
+    attention_norm: _Norm
+    qkv: _Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    attention_out: _Linear
+    mlp_norm: _Norm | None
+    up: _Linear  # gate | up where gated
+    down: _Linear
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    weight: Tensor
+    bias: Tensor | None
 
 
 class Decoder:
@@ -82,23 +113,20 @@ class Decoder:
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Weight],
         kernels: Kernels,
         max_model_len: int,
     ) -> None:
         self._spec = spec
         self._kernels = kernels
-        self._weights = weights
-        self._layers = [_part(weights, f"layers.{i}.") for i in range(spec.num_layers)]
-        device = weights["embedding.weight"].device
+        self._embedding = weights["embedding.weight"]
+        self._layers = [_layer(spec, weights, f"layers.{i}.") for i in range(spec.num_layers)]
+        self._final_norm = _norm(weights, "final_norm")
+        head = "embedding" if spec.tied_embeddings else "head"
+        self._head = _Linear(weights[f"{head}.weight"], _vector(weights, "head.bias"))
+        device = self._final_norm.weight.device
         self._cos_sin = rotary_table(spec.rope, max_model_len).to(device)
         self._scale = spec.head_dim**-0.5
-        self._activation = {
-            "silu_gated": kernels.silu_and_mul,
-            "gelu_tanh_gated": kernels.gelu_tanh_and_mul,
-            "gelu_tanh": kernels.gelu_tanh,
-            "gelu": kernels.gelu,
-        }[spec.activation]
 
     @torch.inference_mode()
     def forward(self, batch: Batch, kv_pool: Tensor, on_layer: Callable[[], None]) -> Tensor:
@@ -112,79 +140,101 @@ class Decoder:
             [num_wanted, hidden_size], normed, for `logits`.
         """
         residual = self._embed(batch.input_ids)
-        update: Tensor | None = None
-        for index, weights in enumerate(self._layers):
-            x = self._norm(weights, "attention_norm", residual, update)
-            update = self._attention(index, x, batch, kv_pool[:, index])
-            if self._spec.parallel:
-                if not self._spec.shared_norm:
-                    x = self._norm(weights, "mlp_norm", residual, None)
-                update += self._mlp(weights, x)
-            else:
-                x = self._norm(weights, "mlp_norm", residual, update)
-                update = self._mlp(weights, x)
+        for index, layer in enumerate(self._layers):
+            x = self._norm(layer.attention_norm, residual)
+            # Before attention adds to the residual, where both read it as it was.
+            y = self._mlp_input(layer, x, residual) if self._spec.parallel else None
+            self._attention(index, x, batch, kv_pool[:, index], residual)
+            self._mlp(layer, self._mlp_input(layer, x, residual) if y is None else y, residual)
             on_layer()
-        assert update is not None
-        wanted = batch.wanted
-        return self._norm(self._weights, "final_norm", residual[wanted], update[wanted])
+        return self._norm(self._final_norm, residual[batch.wanted])
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, hidden_size] -> [n, vocab_size] float32."""
-        head = "embedding" if self._spec.tied_embeddings else "head"
-        return F.linear(
-            hidden, self._weights[f"{head}.weight"], self._weights.get("head.bias")
-        ).float()
+        head = self._head
+        out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
+        return self._kernels.linear(hidden, head.weight, head.bias, out=out)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         """[num_tokens] -> [num_tokens, hidden_size], which the caller may change."""
-        embedded = F.embedding(input_ids, self._weights["embedding.weight"])
+        embedded = self._kernels.embedding(input_ids, self._embedding)
         scale = self._spec.embedding_scale
         return embedded if scale == 1.0 else embedded * torch.tensor(scale, dtype=embedded.dtype)
 
-    def _attention(self, layer: int, x: Tensor, batch: Batch, kv_layer: Tensor) -> Tensor:
-        spec, weights = self._spec, self._layers[layer]
+    def _attention(
+        self, index: int, x: Tensor, batch: Batch, kv_layer: Tensor, residual: Tensor
+    ) -> None:
+        spec, layer = self._spec, self._layers[index]
         query = self._kernels.rope_kv_write(
-            _linear(weights, "qkv", x),
+            self._kernels.linear(x, layer.qkv.weight, layer.qkv.bias),
             kv_layer,
             batch.slot_mapping,
             batch.positions,
             self._cos_sin,
             spec.num_heads,
             spec.num_kv_heads,
-            weights.get("q_norm.weight"),
-            weights.get("k_norm.weight"),
+            layer.q_norm,
+            layer.k_norm,
             spec.norm_eps,
         )
-        out = self._kernels.paged_attention(
+        heads = self._kernels.paged_attention(
             query,
             kv_layer,
             batch.page_table,
             batch.cu_seqlens_q,
             batch.seq_lens,
             self._scale,
-            spec.windows[layer],
+            spec.windows[index],
         )
-        return _linear(weights, "attention_out", out.flatten(1))
+        self._add(residual, layer.attention_out, heads.flatten(1))
 
-    def _mlp(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        inner = _linear(weights, "gate_up" if self._spec.is_gated else "up", x)
-        return _linear(weights, "down", self._activation(inner))
+    def _mlp_input(self, layer: _Layer, x: Tensor, residual: Tensor) -> Tensor:
+        return x if layer.mlp_norm is None else self._norm(layer.mlp_norm, residual)
 
-    def _norm(
-        self, weights: Mapping[str, Tensor], name: str, residual: Tensor, update: Tensor | None
-    ) -> Tensor:
-        """The norm of residual + update; the sum is left in `residual`."""
-        x, onto = (residual, None) if update is None else (update, residual)
-        weight, eps = weights[f"{name}.weight"], self._spec.norm_eps
-        if self._spec.norm == "rms":
-            return self._kernels.rms_norm(x, weight, eps, onto, self._spec.norm_weight_offset)
-        return self._kernels.layer_norm(x, weight, weights[f"{name}.bias"], eps, onto)
+    def _mlp(self, layer: _Layer, x: Tensor, residual: Tensor) -> None:
+        up, activation = layer.up, self._spec.activation
+        inner = self._kernels.linear(x, up.weight, up.bias, activation=activation)
+        self._add(residual, layer.down, inner)
+
+    def _add(self, residual: Tensor, linear: _Linear, x: Tensor) -> None:
+        """residual += linear(x)"""
+        self._kernels.linear(x, linear.weight, linear.bias, residual=residual, out=residual)
+
+    def _norm(self, norm: _Norm, x: Tensor) -> Tensor:
+        eps = self._spec.norm_eps
+        if norm.bias is None:
+            offset = self._spec.norm_weight_offset
+            return self._kernels.rms_norm(x, norm.weight, eps, weight_offset=offset)
+        return self._kernels.layer_norm(x, norm.weight, norm.bias, eps)
 
 
-def _linear(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+def _layer(spec: ModelSpec, weights: Mapping[str, Weight], prefix: str) -> _Layer:
+    own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    return _Layer(
+        attention_norm=_norm(own, "attention_norm"),
+        qkv=_linear(own, "qkv"),
+        q_norm=_vector(own, "q_norm.weight"),
+        k_norm=_vector(own, "k_norm.weight"),
+        attention_out=_linear(own, "attention_out"),
+        mlp_norm=None if spec.shared_norm else _norm(own, "mlp_norm"),
+        up=_linear(own, "gate_up" if spec.is_gated else "up"),
+        down=_linear(own, "down"),
+    )
 
 
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+def _linear(weights: Mapping[str, Weight], name: str) -> _Linear:
+    return _Linear(weights[f"{name}.weight"], _vector(weights, f"{name}.bias"))
+
+
+def _norm(weights: Mapping[str, Weight], name: str) -> _Norm:
+    weight = _vector(weights, f"{name}.weight")
+    assert weight is not None, name
+    return _Norm(weight, _vector(weights, f"{name}.bias"))
+
+
+def _vector(weights: Mapping[str, Weight], name: str) -> Tensor | None:
+    """A bias or a norm's weight, which no backend packs."""
+    vector = weights.get(name)
+    assert vector is None or isinstance(vector, Tensor), name
+    return vector

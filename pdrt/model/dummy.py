@@ -22,9 +22,9 @@ from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.progress import told
-from pdrt.model.weights import map_weights, wait_for
+from pdrt.model.weights import Weight, map_weights, num_bytes, wait_for, write_rows
 
-CHUNK = 1 << 18  # numbers made at a time, so that their bits stay in the cache
+CHUNK = 1 << 18  # numbers made at a time, in whole rows, so that their bits stay in the cache
 
 # dtype -> integers of its size, the bits that stay random, the bits of 1/64
 _BITS = {
@@ -33,47 +33,57 @@ _BITS = {
 }
 
 
-def load_dummy(folder: Path, dtype: WeightDType, memory: SharedMemory, seed: int) -> None:
+def load_dummy(
+    folder: Path, dtype: WeightDType, memory: SharedMemory, seed: int, device: str = "cpu"
+) -> None:
     """Fills `memory` with random weights for the config in `folder`, in place of `load_weights`.
 
     Raises:
         ModelError: as `read_spec`.
     """
     spec = read_spec(folder)
-    layout = weight_layout(spec, dtype)
+    layout = weight_layout(spec, dtype, device)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
     targets = map_weights(memory, layout)
     fill(targets, seed, norm=1.0 - spec.norm_weight_offset)
     wait_for(targets)
 
 
-def fill(targets: Mapping[str, Tensor], seed: int, norm: float = 1.0) -> None:
+def fill(targets: Mapping[str, Weight], seed: int, norm: float = 1.0) -> None:
     """Draws every tensor (float32 or bfloat16); several at a time, as torch draws with one thread.
 
+    The numbers do not depend on how a tensor is stored.
+
     Args:
-        targets: contiguous tensors by name.
         norm: what the weights of norms are near.
     """
 
     def draw(name: str) -> int:
-        tensor = targets[name]
-        _draw(tensor.view(-1), _generator(name, seed))
-        if "norm" in name and name.endswith(".weight"):
-            tensor += norm
-        return tensor.nbytes
+        target = targets[name]
+        add = norm if "norm" in name and name.endswith(".weight") else 0.0
+        _draw(target, _generator(name, seed), add)
+        return num_bytes(target)
 
-    total = sum(tensor.nbytes for tensor in targets.values())
+    total = sum(num_bytes(target) for target in targets.values())
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in told(pool.map(draw, targets), int, total, "drawing random weights"):
             pass
 
 
-def _draw(flat: Tensor, generator: torch.Generator) -> None:
-    integers, random_bits, exponent = _BITS[flat.dtype]
-    for piece in torch.split(flat, CHUNK):
-        words = torch.empty(math.ceil(piece.nbytes / 8), dtype=torch.int64)
-        bits = words.random_(-(2**63), None, generator=generator).view(integers)[: len(piece)]
-        piece.copy_(bits.bitwise_and_(random_bits).bitwise_or_(exponent).view(flat.dtype))
+def _draw(target: Weight, generator: torch.Generator, add: float) -> None:
+    num_rows, *sizes = target.shape
+    at_once = max(1, CHUNK // math.prod(sizes))
+    for first in range(0, num_rows, at_once):
+        shape = (min(at_once, num_rows - first), *sizes)
+        rows = _numbers(math.prod(shape), target.dtype, generator).view(shape)
+        write_rows(target, first, rows + add if add else rows)
+
+
+def _numbers(count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    integers, random_bits, exponent = _BITS[dtype]
+    words = torch.empty(math.ceil(count * dtype.itemsize / 8), dtype=torch.int64)
+    bits = words.random_(-(2**63), None, generator=generator).view(integers)[:count]
+    return bits.bitwise_and_(random_bits).bitwise_or_(exponent).view(dtype)
 
 
 def _generator(name: str, seed: int) -> torch.Generator:

@@ -1,5 +1,8 @@
 """Where each tensor stands in the weight memory. The loader and every worker compute the same.
 
+A GPU's weights stand as they are, row after row. A CPU's matrices are packed into panels
+(csrc/cpu_linear.h), but for an embedding that is not the head too: its rows are only looked up.
+
 Touches no tensors, so that the process which only makes the memory can know its size.
 """
 
@@ -9,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pdrt import _C
 from pdrt.model.spec import ModelSpec, Shape, tensors
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
@@ -18,20 +22,43 @@ ITEM_SIZE: dict[WeightDType, int] = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor. Without `packed` its elements stand one after the other."""
+
+    offset: int  # bytes
+    shape: Shape
+    num_bytes: int
+    packed: _C.PackedShape | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Name -> (offset in bytes, shape), and the size of it all."""
+    """Name -> where that tensor is, and the size of it all."""
 
     dtype: WeightDType
-    entries: dict[str, tuple[int, Shape]]
+    entries: dict[str, Entry]
     num_bytes: int
 
 
-def weight_layout(spec: ModelSpec, dtype: WeightDType) -> Layout:
+def weight_layout(spec: ModelSpec, dtype: WeightDType, device: str = "cpu") -> Layout:
     """The layout of all tensors of a model; a tied head is stored once, as the embedding."""
-    entries: dict[str, tuple[int, Shape]] = {}
+    entries: dict[str, Entry] = {}
     end = 0
     for name, shape in tensors(spec).items():
-        entries[name] = (end, shape)
-        num_bytes = ITEM_SIZE[dtype] * math.prod(shape)
+        packed = _packed(spec, name, shape, dtype) if device == "cpu" else None
+        num_bytes = packed.num_bytes if packed else ITEM_SIZE[dtype] * math.prod(shape)
+        entries[name] = Entry(end, shape, num_bytes, packed)
         end += math.ceil(num_bytes / ALIGNMENT) * ALIGNMENT
     return Layout(dtype, entries, end)
+
+
+def _packed(spec: ModelSpec, name: str, shape: Shape, dtype: WeightDType) -> _C.PackedShape | None:
+    looked_up = name == "embedding.weight" and not spec.tied_embeddings
+    if len(shape) != 2 or looked_up:
+        return None
+    return _C.PackedShape(
+        num_outputs=shape[0],
+        num_inputs=shape[1],
+        gated=name.endswith(".gate_up.weight"),
+        is_bfloat16=dtype == "bfloat16",
+    )

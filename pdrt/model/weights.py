@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from pdrt.kernels.cpu_linear import PackedLinear, pack_rows
 from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.families import sources
@@ -21,28 +22,35 @@ from pdrt.model.layout import Layout, WeightDType, weight_layout
 from pdrt.model.progress import told
 from pdrt.model.spec import ModelSpec
 
+Weight = Tensor | PackedLinear
 
-def load_weights(folder: Path, dtype: WeightDType, memory: SharedMemory) -> None:
+ROWS_BYTES = 1 << 24  # of a checkpoint's tensor that are cast at a time, on their way into panels
+
+
+def load_weights(
+    folder: Path, dtype: WeightDType, memory: SharedMemory, device: str = "cpu"
+) -> None:
     """Writes the checkpoint in `folder` into `memory`; what the loader process does.
 
     Raises:
         ModelError: the checkpoint is not whole; nothing was written then.
     """
     spec = read_spec(folder)
-    layout = weight_layout(spec, dtype)
+    layout = weight_layout(spec, dtype, device)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
     targets = map_weights(memory, layout)
     write_weights(folder, spec, targets)
     wait_for(targets)
 
 
-def wait_for(targets: Mapping[str, Tensor]) -> None:
+def wait_for(targets: Mapping[str, Weight]) -> None:
     """Returns when what was written is there for other processes: a GPU may still be writing."""
-    for device in {tensor.device for tensor in targets.values() if tensor.is_cuda}:
+    plain = [target for target in targets.values() if isinstance(target, Tensor)]
+    for device in {tensor.device for tensor in plain if tensor.is_cuda}:
         torch.cuda.synchronize(device)
 
 
-def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> None:
+def write_weights(folder: Path, spec: ModelSpec, targets: Mapping[str, Weight]) -> None:
     """Reads each tensor of the checkpoint into its place in `targets`, cast once to their dtype.
 
     Raises:
@@ -50,17 +58,33 @@ def write_weights(folder: Path, spec: ModelSpec, targets: dict[str, Tensor]) -> 
     """
     files = {path: safe_open(path, framework="pt") for path in set(locate(folder, spec).values())}
     place = {name: file for file in files.values() for name in file.keys()}
-    total = sum(target.nbytes for target in targets.values())
+    total = sum(num_bytes(target) for target in targets.values())
     for ours, target in told(
-        targets.items(), lambda item: item[1].nbytes, total, "loading weights"
+        targets.items(), lambda item: num_bytes(item[1]), total, "loading weights"
     ):
         row = 0
         for name in sources(spec.family, ours):
             tensor = place[name].get_tensor(name)
             if spec.qkv_by_head and ".qkv." in ours:
                 tensor = _parted(tensor, spec)
-            target[row : row + len(tensor)].copy_(tensor)
+            write_rows(target, row, tensor)
             row += len(tensor)
+
+
+def num_bytes(target: Weight) -> int:
+    """That a weight takes in memory."""
+    return (target if isinstance(target, Tensor) else target.memory).nbytes
+
+
+def write_rows(target: Weight, first_row: int, rows: Tensor) -> None:
+    """Casts rows to the weight's dtype, and writes them to its rows from `first_row` on."""
+    if isinstance(target, Tensor):
+        target[first_row : first_row + len(rows)].copy_(rows)
+        return
+    at_once = max(1, ROWS_BYTES // (rows.shape[1] * target.dtype.itemsize))
+    for part in torch.split(rows, at_once):
+        pack_rows(target, first_row, part.to(target.dtype).contiguous())
+        first_row += len(part)
 
 
 def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
@@ -73,12 +97,15 @@ def _parted(tensor: Tensor, spec: ModelSpec) -> Tensor:
     return by_head.transpose(0, 1).flatten(0, 2)
 
 
-def map_weights(memory: SharedMemory, layout: Layout) -> dict[str, Tensor]:
+def map_weights(memory: SharedMemory, layout: Layout) -> dict[str, Weight]:
     """All tensors of the model as views of `memory`, which they keep mapped."""
     buffer: Tensor = from_dlpack(memory)  # [num_bytes] uint8
     dtype: torch.dtype = getattr(torch, layout.dtype)  # pdrt uses torch's words
-    views = {}
-    for name, (offset, shape) in layout.entries.items():
-        num_bytes = dtype.itemsize * torch.Size(shape).numel()
-        views[name] = buffer[offset : offset + num_bytes].view(dtype).view(shape)
+    views: dict[str, Weight] = {}
+    for name, entry in layout.entries.items():
+        part = buffer[entry.offset : entry.offset + entry.num_bytes]
+        if entry.packed:
+            views[name] = PackedLinear(part, entry.packed)
+        else:
+            views[name] = part.view(dtype).view(entry.shape)
     return views

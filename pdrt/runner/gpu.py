@@ -17,6 +17,7 @@ from torch import Tensor
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.spec import ModelSpec
+from pdrt.model.weights import Weight
 from pdrt.runner.gpu_sampler import sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs
 from pdrt.runner.logits import Context
@@ -103,7 +104,7 @@ class GpuExecutor:
 
 def gpu_executor(
     spec: ModelSpec,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Weight],
     pool: Tensor,
     shape: ServerShape,
     on_step: Callable[[], None],

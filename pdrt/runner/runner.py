@@ -85,9 +85,9 @@ class Runner:
         """
         torch.set_num_threads(threads)
         spec = read_spec(folder)
-        tensors = map_weights(weights, weight_layout(spec, dtype))
         shape = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
         pool = kv_pool(kv, shape, ledger.num_pages)
+        tensors = map_weights(weights, weight_layout(spec, dtype, pool.device.type))
         if pool.is_cpu:
             decoder = Decoder(spec, tensors, cpu, ledger.max_model_len)
             return Runner(CpuExecutor(decoder, pool, on_layer), spec, ledger)

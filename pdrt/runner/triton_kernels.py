@@ -6,9 +6,11 @@ prefill_attention; unified mode puts its decode rows first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import takewhile
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pdrt.kernels import activations, layer_norm, rms_norm, rope_kv_write
@@ -17,8 +19,15 @@ from pdrt.kernels.decode_work import DecodeWork, plan_decode
 from pdrt.kernels.prefill_attention import prefill_attention
 from pdrt.kernels.prefill_tiles import PrefillTiles, plan_prefill
 from pdrt.model.batch import Batch
-from pdrt.model.spec import ModelSpec
+from pdrt.model.spec import Activation, ModelSpec
+from pdrt.model.weights import Weight
 
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "silu_gated": activations.silu_and_mul,
+    "gelu_tanh_gated": activations.gelu_tanh_and_mul,
+    "gelu_tanh": activations.gelu_tanh,
+    "gelu": activations.gelu,
+}
 INTERPRETED_SMS = 2  # multiprocessors to plan for where there is no GPU
 SPLIT_TOKENS = 512  # of KV in one part, where the parts are the same for all
 
@@ -34,10 +43,6 @@ class TritonKernels:
 
     rms_norm = staticmethod(rms_norm.rms_norm)
     layer_norm = staticmethod(layer_norm.layer_norm)
-    silu_and_mul = staticmethod(activations.silu_and_mul)
-    gelu_tanh_and_mul = staticmethod(activations.gelu_tanh_and_mul)
-    gelu_tanh = staticmethod(activations.gelu_tanh)
-    gelu = staticmethod(activations.gelu)
     rope_kv_write = staticmethod(rope_kv_write.rope_kv_write)
 
     def __init__(
@@ -64,6 +69,31 @@ class TritonKernels:
         self._num_decode = 0
         self._tiles: PrefillTiles | None = None
         self._cu_seqlens_q: Tensor | None = None
+
+    @staticmethod
+    def linear(
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """As kernels/cpu_linear.py; the product is torch's."""
+        assert isinstance(weight, Tensor)
+        if residual is not None and bias is None and activation is None:
+            return torch.addmm(residual, x, weight.T, out=out)  # the sum costs no launch
+        result = F.linear(x, weight, bias)
+        if activation is not None:
+            result = ACTIVATIONS[activation](result)
+        if residual is not None:
+            return torch.add(residual, result, out=out)
+        return result if out is None else out.copy_(result)
+
+    @staticmethod
+    def embedding(ids: Tensor, weight: Weight) -> Tensor:
+        assert isinstance(weight, Tensor)
+        return F.embedding(ids, weight)
 
     def prepare(self, batch: Batch, placed: Batch) -> None:
         """Plans a step of any rows.

@@ -38,9 +38,9 @@ def main() -> None:
 def load_into(server: ServerSpec, memory: SharedMemory) -> None:
     folder = Path(server.folder)
     if server.dummy_seed is None:
-        load_weights(folder, server.dtype, memory)
+        load_weights(folder, server.dtype, memory, server.device)
     else:
-        load_dummy(folder, server.dtype, memory, server.dummy_seed)
+        load_dummy(folder, server.dtype, memory, server.dummy_seed, server.device)
 
 
 def serve_from_gpu(server: ServerSpec, keeper: Channel) -> None:

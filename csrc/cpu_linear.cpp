@@ -1,0 +1,77 @@
+#include "cpu_linear.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu_isa.h"
+#include "thread_pool.h"
+
+namespace pdrt {
+namespace {
+
+// Bytes of weights that a thread multiplies before it asks for more, with few rows.
+constexpr int64_t kItemBytes = 1 << 17;
+// Bytes of a block's rows: they stay in the second-level cache, beside a panel.
+constexpr int64_t kBlockBytes = 1 << 18;
+constexpr int64_t kFewRows = 64;
+// Below this many multiply-adds or bytes, waking a thread costs more than it saves.
+constexpr int64_t kWorthSharing = 1 << 21;
+
+LinearKernel kernel() {
+  switch (cpu_isa()) {
+    case Isa::kAvx512Bf16:
+      return linear_avx512_bf16;
+    case Isa::kAvx512:
+      return linear_avx512;
+    case Isa::kAvx2:
+      return linear_avx2;
+    case Isa::kPortable:
+      return linear_portable;
+  }
+  return linear_portable;
+}
+
+// How a product is cut into blocks. No cut changes a bit.
+struct Cut {
+  int64_t block_rows, block_panels;
+
+  explicit Cut(const Linear& linear) {
+    const PackedShape& shape = linear.shape;
+    const int64_t row_bytes = shape.num_inputs * (shape.is_bfloat16 ? 2 : 4);
+    block_rows = std::max(kFewRows, kBlockBytes / row_bytes / 8 * 8);
+    block_panels = std::max<int64_t>(1, kItemBytes / shape.panel_bytes());
+  }
+};
+
+// Aligned to cache lines.
+float* thread_scratch(int64_t size) {
+  struct alignas(64) Line {
+    float floats[16];
+  };
+  thread_local std::vector<Line> scratch;
+  const auto lines = static_cast<size_t>(size / 16 + 1);
+  if (scratch.size() < lines) scratch.resize(lines);
+  return scratch.data()->floats;
+}
+
+}  // namespace
+
+void cpu_linear(const Linear& linear) {
+  const PackedShape& shape = linear.shape;
+  const int64_t num_panels = shape.num_panels();
+  const LinearKernel run = kernel();
+  const Cut cut(linear);
+  const int64_t across = (num_panels + cut.block_panels - 1) / cut.block_panels;
+  const int64_t down = (linear.num_rows + cut.block_rows - 1) / cut.block_rows;
+  const auto item = [&](int64_t i) {
+    const int64_t row = i / across * cut.block_rows, panel = i % across * cut.block_panels;
+    const LinearBlock block = {row, std::min(linear.num_rows, row + cut.block_rows), panel,
+                               std::min(num_panels, panel + cut.block_panels)};
+    run(linear, block, thread_scratch((block.end_row - row) * shape.num_inputs));
+  };
+  if (std::max<int64_t>(4, linear.num_rows) * shape.num_bytes() / 4 >= kWorthSharing)
+    return ThreadPool::instance().run(across * down, item);
+  for (int64_t i = 0; i < across * down; ++i) item(i);
+}
+
+}  // namespace pdrt
