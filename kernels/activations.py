@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdrt.kernels.gpu_checks import check_matrix
+from pdrt.kernels.gpu_checks import check_matrix, result
 from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
 from pdrt.kernels.tiles import rounded
 
@@ -87,27 +87,28 @@ def _activation_kernel(
     tl.store(out + row * SIZE + column, rounded(value, out.dtype.element_ty), mask=mask)
 
 
-def silu_and_mul(x: Tensor) -> Tensor:
+def silu_and_mul(x: Tensor, out: Tensor | None = None) -> Tensor:
     """silu(gate) * up, for contiguous x = gate | up: [num_rows, 2 * size] -> [num_rows, size].
 
-    SwiGLU, Shazeer 2020. x is bfloat16, float16 or float32, as for all below.
+    SwiGLU, Shazeer 2020. For all here, x is bfloat16, float16 or float32, and the result is written
+    to `out`, [num_rows, size] of x's dtype, or to a new tensor.
 
     Raises:
         ValueError: x does not fit.
     """
-    return _gated(SILU, x)
+    return _gated(SILU, x, out)
 
 
-def gelu_tanh_and_mul(x: Tensor) -> Tensor:
+def gelu_tanh_and_mul(x: Tensor, out: Tensor | None = None) -> Tensor:
     """gelu_tanh(gate) * up, for contiguous x = gate | up: [num_rows, 2 * size] -> [num_rows, size].
 
     Raises:
         ValueError: x does not fit.
     """
-    return _gated(GELU_TANH, x)
+    return _gated(GELU_TANH, x, out)
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
+def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), x [num_rows, size], contiguous.
 
     Hendrycks and Gimpel 2016, the tanh form.
@@ -115,30 +116,30 @@ def gelu_tanh(x: Tensor) -> Tensor:
     Raises:
         ValueError: x does not fit.
     """
-    check_matrix("x", x)
-    return _activated(GELU_TANH, x, x.shape[1], gated=False)
+    _, size = check_matrix("x", x)
+    return _activated(GELU_TANH, x, result("out", out, x, size), gated=False)
 
 
-def gelu(x: Tensor) -> Tensor:
+def gelu(x: Tensor, out: Tensor | None = None) -> Tensor:
     """x / 2 * (1 + erf(x / sqrt(2))), x [num_rows, size], contiguous; -inf gives the limit, 0.
 
     Raises:
         ValueError: x does not fit.
     """
-    check_matrix("x", x)
-    return _activated(GELU, x, x.shape[1], gated=False)
+    _, size = check_matrix("x", x)
+    return _activated(GELU, x, result("out", out, x, size), gated=False)
 
 
-def _gated(function: tl.constexpr, x: Tensor) -> Tensor:
+def _gated(function: tl.constexpr, x: Tensor, out: Tensor | None) -> Tensor:
     _, width = check_matrix("x", x)
     if width % 2:
         raise ValueError(f"x has {width} columns; gate and up need an even number")
-    return _activated(function, x, width // 2, gated=True)
+    return _activated(function, x, result("out", out, x, width // 2), gated=True)
 
 
-def _activated(function: tl.constexpr, x: Tensor, size: int, gated: bool) -> Tensor:
-    out = x.new_empty(len(x), size)
-    programs = len(x) * triton.cdiv(size, BLOCK)
+def _activated(function: tl.constexpr, x: Tensor, out: Tensor, gated: bool) -> Tensor:
+    num_rows, size = out.shape
+    programs = num_rows * triton.cdiv(size, BLOCK)
     if programs:
         with torch.cuda.device_of(x):
             _activation_kernel[(programs,)](

@@ -56,3 +56,15 @@ def check_matrix(name: str, tensor: Tensor) -> tuple[int, int]:
     check_contiguous(name, tensor)
     num_rows, size = tensor.shape
     return num_rows, size
+
+
+def result(name: str, tensor: Tensor | None, x: Tensor, size: int) -> Tensor:
+    """Where an op that works row by row writes, [num_rows, size] like x, or a new tensor.
+
+    Raises:
+        ValueError: device, dtype, shape or stride of the caller's tensor differ.
+    """
+    if tensor is None:
+        return x.new_empty(len(x), size)
+    check_array(name, tensor, x, x.dtype, (len(x), size))
+    return tensor

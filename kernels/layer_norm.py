@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdrt.kernels.gpu_checks import check_array, check_matrix
+from pdrt.kernels.gpu_checks import check_array, check_matrix, result
 from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
 from pdrt.kernels.row_tiles import (
     inverse_root,
@@ -79,7 +79,12 @@ def _layer_norm_kernel(
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension, in float32.
 
@@ -87,7 +92,7 @@ def layer_norm(
     The bits of a row depend on that row alone.
 
     Args:
-        x, residual: [num_rows, size] bfloat16, float16 or float32, contiguous.
+        x, residual, out: [num_rows, size] bfloat16, float16 or float32, contiguous.
         weight, bias: [size], dtype of x.
 
     Raises:
@@ -98,7 +103,7 @@ def layer_norm(
     check_array("bias", bias, x, x.dtype, (size,))
     if residual is not None:
         check_array("residual", residual, x, x.dtype, x.shape)
-    out = torch.empty_like(x)
+    out = result("out", out, x, size)
     if num_rows:
         warps = row_warps(size)
         tiles = row_tiles(size, 64 * warps)

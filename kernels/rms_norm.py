@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdrt.kernels.gpu_checks import check_array, check_matrix
+from pdrt.kernels.gpu_checks import check_array, check_matrix, result
 from pdrt.kernels.launch import OPTIONS, POINTERS, CompileCase
 from pdrt.kernels.row_tiles import (
     inverse_root,
@@ -61,6 +61,7 @@ def rms_norm(
     eps: float,
     residual: Tensor | None = None,
     weight_offset: float = 0.0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * (weight_offset + weight), over the last dimension, in float32.
 
@@ -68,7 +69,7 @@ def rms_norm(
     Sennrich 2019. The bits of a row depend on that row alone.
 
     Args:
-        x, residual: [num_rows, size] bfloat16, float16 or float32, contiguous.
+        x, residual, out: [num_rows, size] bfloat16, float16 or float32, contiguous.
         weight: [size], dtype of x.
 
     Raises:
@@ -78,7 +79,7 @@ def rms_norm(
     check_array("weight", weight, x, x.dtype, (size,))
     if residual is not None:
         check_array("residual", residual, x, x.dtype, x.shape)
-    out = torch.empty_like(x)
+    out = result("out", out, x, size)
     if num_rows:
         warps = row_warps(size)
         tiles = row_tiles(size, 64 * warps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -145,6 +146,25 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype: torch.dtype) -> N
         assert all(same_bits(op(x[i : i + 1]), together[i : i + 1]) for i in range(len(x)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_result_goes_where_it_is_asked_to_with_the_same_bits(dtype: torch.dtype) -> None:
+    x, weight = drawn(3, 66, dtype=dtype), drawn(66, dtype=dtype, seed=1)
+    for op in (
+        partial(cpu.rms_norm, weight=weight, eps=EPS),
+        partial(cpu.layer_norm, weight=weight, bias=weight, eps=EPS),
+        cpu.silu_and_mul,
+        cpu.gelu_tanh,
+        cpu.gelu_tanh_and_mul,
+        cpu.gelu,
+    ):
+        expected = op(x)
+        out = torch.full_like(expected, float("nan"))
+        assert op(x, out=out) is out
+        assert same_bits(out, expected)
+        if out.shape == x.shape:
+            assert same_bits(op(own := x.clone(), out=own), expected)
+
+
 @pytest.mark.usefixtures("one_thread_after")
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     x = drawn(600, 1000)
@@ -171,6 +191,10 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         cpu.layer_norm(x, weight, weight.bfloat16(), EPS)
     with pytest.raises(ValueError, match=r"residual has shape \(2, 8\), expected \(3, 8\)"):
         cpu.rms_norm(x, weight, EPS, x[:2])
+    with pytest.raises(ValueError, match=r"out has shape \(3, 8\), expected \(3, 4\)"):
+        cpu.silu_and_mul(x, out=torch.empty(3, 8))
+    with pytest.raises(ValueError, match=r"out is torch.bfloat16, expected torch.float32"):
+        cpu.rms_norm(x, weight, EPS, out=x.bfloat16())
 
 
 def test_an_unknown_instruction_set_or_no_threads_are_refused() -> None:

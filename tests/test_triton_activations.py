@@ -73,6 +73,15 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_result_goes_where_it_is_asked_to(name: str) -> None:
+    x = drawn(3, 90).to(DEVICE)
+    expected = op(name)(x)
+    out = torch.full_like(expected, float("nan"))
+    assert op(name)(x, out=out) is out
+    assert same_bits(out, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_lies_around_the_rows_is_not_read(name: str) -> None:
     (x,), _ = between_guards(1, (3, 90), float("nan"))
     x.copy_(drawn(3, 90))
@@ -87,3 +96,5 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         activations.gelu(x.double())
     with pytest.raises(ValueError, match=r"x \(8, 3\) has strides \(1, 8\), expected a contig"):
         activations.gelu_tanh(x.T)
+    with pytest.raises(ValueError, match=r"out has shape \(3, 8\), expected \(3, 4\)"):
+        activations.silu_and_mul(x, out=torch.empty_like(x))

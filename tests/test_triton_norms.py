@@ -55,6 +55,15 @@ def test_a_norm_adds_to_the_residual_in_place(name: str, dtype: torch.dtype) -> 
     assert same_bits(residual, total)
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_a_result_goes_where_it_is_asked_to(name: str) -> None:
+    op, _ = OPS[name]
+    x, weights = drawn(3, 80).to(DEVICE), arguments(name, 80, torch.float32)
+    out = torch.full_like(x, float("nan"))
+    assert op(x, *weights, EPS, out=out) is out
+    assert same_bits(out, op(x, *weights, EPS))
+
+
 def test_an_offset_is_added_to_the_weight_in_float32() -> None:
     x, weight = (drawn(9, 256, dtype=torch.bfloat16, seed=i).to(DEVICE) for i in (0, 1))
     weight = weight[0] / 100
