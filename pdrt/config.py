@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         mem_fraction_static: share of a GPU's memory for weights and KV pool together.
         mps: a private MPS daemon, so that workers use a GPU at the same time; auto: where it is.
         prefill_sm_percent: with MPS, the most of a GPU's multiprocessors that prefill may use.
+        reproducible: on a GPU, attention sums at fixed places, so that its bits do not depend on
+            which requests share a step; on the CPU that is always so.
         dtype: of weights and KV. auto: the checkpoint's own, float32 where the CPU lacks bfloat16.
         max_model_len: longest prompt + output, tokens.
         max_num_seqs: most requests in one decode step of one worker.
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mem_fraction_static: float = 0.85
     mps: Mps = "auto"
     prefill_sm_percent: int = 100
+    reproducible: bool = False
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512

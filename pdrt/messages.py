@@ -56,6 +56,7 @@ class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     mem_fraction_static: float
     mps: Literal["auto", "on", "off"]
     prefill_sm_percent: int
+    reproducible: bool
     dummy_seed: int | None
     dtype: Literal["float32", "bfloat16"]
     max_model_len: int

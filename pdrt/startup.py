@@ -82,6 +82,7 @@ def make_plan(settings: Settings) -> Plan:
         mem_fraction_static=settings.mem_fraction_static,
         mps=settings.mps,
         prefill_sm_percent=settings.prefill_sm_percent,
+        reproducible=settings.reproducible,
         dummy_seed=dummy_seed,
         dtype=dtype,
         max_model_len=max_model_len,

@@ -37,6 +37,7 @@ def test_every_setting_is_a_flag_with_a_help_text() -> None:
         (["--disaggregation-mode", "unified"], "disaggregation_mode", "unified"),
         (["--chat-template", "phi-2"], "chat_template", "phi-2"),
         (["--watchdog-timeout", "2.5"], "watchdog_timeout", 2.5),
+        (["--reproducible"], "reproducible", True),
     ],
 )
 def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> None:

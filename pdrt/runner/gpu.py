@@ -27,11 +27,17 @@ from pdrt.sched.plan import Sampled
 
 @dataclass(frozen=True, slots=True)
 class ServerShape:
-    """How large a step can be. max_num_seqs: rows of a decode step."""
+    """How large a step can be, and how it is to be split.
+
+    Attributes:
+        max_num_seqs: rows of a decode step.
+        reproducible: attention splits KV at fixed places, and not so that the GPU is filled.
+    """
 
     max_num_seqs: int
     max_model_len: int
     page_size: int
+    reproducible: bool = False
 
     @property
     def max_pages(self) -> int:
@@ -115,7 +121,9 @@ def gpu_executor(
     """
     if pool.is_cuda:
         torch.cuda.set_device(pool.device)
-    kernels = TritonKernels(spec, pool.device, shape.max_num_seqs, shape.max_model_len)
+    kernels = TritonKernels(
+        spec, pool.device, shape.max_num_seqs, shape.max_model_len, shape.reproducible
+    )
     decoder = Decoder(spec, weights, kernels, shape.max_model_len)
     return GpuExecutor(decoder, kernels, pool, shape, on_step)
 

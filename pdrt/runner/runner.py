@@ -73,6 +73,7 @@ class Runner:
         threads: int,
         on_layer: Callable[[], None],
         max_num_seqs: int = 64,
+        reproducible: bool = False,
     ) -> Runner:
         """Maps the weights and the pool that others made, for the checkpoint in `folder`.
 
@@ -82,6 +83,7 @@ class Runner:
             threads: of torch's operations, for the whole process.
             on_layer: says that a step goes on; called after each layer, on a GPU after each launch.
             max_num_seqs: rows of the largest decode step.
+            reproducible: on a GPU, attention splits KV at fixed places, as the CPU always does.
         """
         torch.set_num_threads(threads)
         spec = read_spec(folder)
@@ -94,7 +96,7 @@ class Runner:
         # Here, as it needs Triton, which a CPU installation has not.
         from pdrt.runner.gpu import ServerShape, gpu_executor
 
-        limits = ServerShape(max_num_seqs, ledger.max_model_len, ledger.page_size)
+        limits = ServerShape(max_num_seqs, ledger.max_model_len, ledger.page_size, reproducible)
         executor = gpu_executor(spec, tensors, pool, limits, on_layer)
         return Runner(executor, spec, ledger)
 

@@ -60,6 +60,8 @@ HELP = {
     "mem_fraction_static": "share of a GPU's memory for weights and KV pool",
     "mps": "run workers side by side on a GPU, by an MPS daemon of the server's own",
     "prefill_sm_percent": "with MPS, the most of a GPU that prefill may use",
+    "reproducible": "sum attention at fixed places on a GPU, whatever else is in the step; changes "
+    "nothing on the CPU, where it is always so",
     "max_model_len": "longest prompt + output in tokens; default: the model's own",
     "max_num_seqs": "most requests in one decode step",
     "max_num_batched_tokens": "most tokens in one step; longer prompts are prefilled in chunks",
@@ -118,6 +120,9 @@ def parse(argv: Sequence[str] | None = None) -> CommandLine:
 def _add(group: argparse._ArgumentGroup, field: FieldInfo) -> None:
     flag = "--" + field.name.replace("_", "-")
     text = HELP[field.name]
+    if field.type is bool:
+        group.add_argument(flag, action="store_true", help=text)
+        return
     if field.default not in (None, ""):
         text += " (default: %(default)s)"
     names = [flag, *ALIASES.get(field.name, [])]

@@ -86,6 +86,7 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
         threads=work.worker.threads,
         on_layer=holder.beat,
         max_num_seqs=server.max_num_seqs,
+        reproducible=server.reproducible,
     )
     for fd in (ledger_fd, *slab_fds):
         os.close(fd)
