@@ -183,25 +183,27 @@ def _workers(settings: Settings) -> Iterator[WorkerSpec]:
 
 def _check_memory(plan: Plan) -> None:
     """States what is needed, while nothing of it is taken yet, and refuses what does not fit."""
-    server = plan.server
-    parts = (
-        f"weights {_gib(server.weight_bytes)}, KV pool {_gib(server.kv_bytes)} "
-        f"({server.num_pages} pages), {len(server.workers)} "
-        f"worker{'s' if len(server.workers) > 1 else ''} "
-        f"{_gib(WORKER_OVERHEAD * len(server.workers))}"
-    )
-    if plan.needed_memory <= plan.available_memory:
-        log.info(
-            "memory: %s; %s of %s available are needed",
-            parts,
-            _gib(plan.needed_memory),
-            _gib(plan.available_memory),
+    server, on_cpu = plan.server, plan.server.device == CPU
+    count = len(server.workers)
+    workers = f"{count} worker{'s' * (count > 1)} {_gib(WORKER_OVERHEAD * count)}"
+    weights, pool = f"weights {_gib(server.weight_bytes)}", _pool(server)
+    parts = f"{weights}, {pool}, {workers}" if on_cpu else workers
+    if plan.needed_memory > plan.available_memory:
+        advice = "--num-pages or --max-model-len" if on_cpu else "number of workers"
+        raise MemoryShortage(
+            f"{_gib(plan.needed_memory)} are needed and {_gib(plan.available_memory)} are "
+            f"available: {parts}; give a smaller {advice}"
         )
-        return
-    raise MemoryShortage(
-        f"{_gib(plan.needed_memory)} are needed and {_gib(plan.available_memory)} are available: "
-        f"{parts}; give a smaller --num-pages or --max-model-len"
-    )
+    needed, available = _gib(plan.needed_memory), _gib(plan.available_memory)
+    log.info("memory: %s; %s of %s available are needed", parts, needed, available)
+    if not on_cpu:
+        log.info("memory of %s: %s, %s", server.device, weights, pool)
+
+
+def _pool(server: ServerSpec) -> str:
+    if server.num_pages == 0:
+        return f"KV pool of what --mem-fraction-static {server.mem_fraction_static:g} leaves"
+    return f"KV pool {_gib(server.kv_bytes)} ({server.num_pages} pages)"
 
 
 def _gib(num_bytes: int) -> str:

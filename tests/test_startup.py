@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdrt import machine
+from pdrt import machine, startup
 from pdrt.config import settings_of
 from pdrt.errors import ConfigError, MemoryShortage, ModelError
 from pdrt.startup import make_plan
@@ -126,3 +126,20 @@ def test_a_limit_of_a_parent_counts_too_also_in_version_1(tmp_path: Path) -> Non
     }
     cgroups = "4:memory:/a/b\n1:cpu:/\n"
     assert machine.available_memory(*fake_machine(tmp_path, cgroups, files)) == 2 * GIB
+
+
+def test_of_a_gpu_only_what_is_known_is_stated(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its pages are chosen once the weights are there; until then nothing is said of them."""
+    monkeypatch.setattr(startup, "choose_device", lambda wanted: "cuda:1")
+    caplog.set_level("INFO", "pdrt")
+    plan(tiny_llama, mem_fraction_static=0.5)
+    assert "memory of cuda:1: weights" in caplog.text
+    assert "KV pool of what --mem-fraction-static 0.5 leaves" in caplog.text
+    assert "0 pages" not in caplog.text and "memory: 2 workers" in caplog.text
+    plan(tiny_llama, num_pages=4000)
+    assert "(4000 pages)" in caplog.text
+    monkeypatch.setattr(machine, "available_memory", lambda: 1 << 20)
+    with pytest.raises(MemoryShortage, match="give a smaller number of workers"):
+        plan(tiny_llama)
