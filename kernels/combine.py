@@ -20,7 +20,7 @@ from pdrt.kernels.tiles import rounded
 BLOCK_PARTS = 16  # parts read at once
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts_per_row"])
 def _combine_kernel(
     parts,  # [num_parts, num_heads, HEAD_DIM] float32
     part_lse,  # [num_parts, num_heads] float32

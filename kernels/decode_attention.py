@@ -46,7 +46,7 @@ def choose_config(head_dim: int, dtype: torch.dtype) -> Config:
     return Config(32 if head_dim > 128 else 64, 4, 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_table_stride", "num_rows"])
 def decode_kernel(
     query,  # [num_rows, num_heads, HEAD_DIM]
     query_stride,

@@ -99,7 +99,7 @@ class DecodeWork:
         return min(len(self.items), num_rows + self.target_items)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _plan_kernel(
     seq_lens,  # [num_rows] int32
     items,  # [capacity, 4] int32
@@ -173,7 +173,7 @@ def plan_decode(
         FIXED=work.split_tokens > 0,
         TILE_TOKENS=TILE_TOKENS,
         MIN_TILES=MIN_TILES,
-        BLOCK_ROWS=triton.next_power_of_2(num_rows),
+        BLOCK_ROWS=triton.next_power_of_2(work.max_rows),
         BLOCK_PARTS=BLOCK_PARTS,
         num_warps=4,
         **OPTIONS,

@@ -1,6 +1,10 @@
 """What a Triton kernel is compiled for, as a value, so that what is checked without a GPU is what
 runs on one; and on which device an op is launched.
 
+A kernel is compiled anew for an integer that is 1, a multiple of 16 or neither, and for a pointer
+that is aligned to 16 bytes or not. What changes so from step to step is excepted
+(`do_not_specialize`), so that a worker has compiled all it needs before its first request.
+
 Each op file has `compile_cases()`: every configuration that its op launches. tests/offline.py
 compiles them for each architecture; `python -m benchmarks.kernels.compile_table` prints them.
 """

@@ -61,7 +61,7 @@ def choose_config(rows: int, head_dim: int, dtype: torch.dtype, arch: int) -> Co
     return Config(64, 64 if width <= 128 else 32, 4, 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_table", "page_table_stride", "seq_lens"])
 def prefill_kernel(
     query,  # [num_tokens, num_heads, HEAD_DIM]
     query_stride,

@@ -222,7 +222,7 @@ def _compile_cases(vocab_size: int, logits: str, edited: str | None) -> list[Com
     weighed = {"weights": "*fp64:16", "equals": "*i32:16"}
     sizes = {"VOCAB": vocab_size, "NUM_TILES": triton.cdiv(vocab_size, TILE), "TILE": TILE}
     request = {"temperatures": "*fp64:16", "seeds": "*i64:16", "positions": "*i32:16"}
-    cut = {"thresholds": "*i32:16", "ties": "*i32"}
+    cut = {"thresholds": "*i32:16", "ties": "*i32:16"}
     chosen = {"tokens": "*i32:16", "logprobs": "*fp32:16"}
     scan = {**source, **model, **best, "VOCAB": vocab_size, "TILE": TILE}
     weigh = {

@@ -194,7 +194,9 @@ def threshold(
     filters: temperature, top_k, top_p, min_p.
     """
     num_rows, vocab_size = logits.shape
-    cuts = torch.empty(2, num_rows, dtype=torch.int32, device=logits.device)
+    thresholds, ties = (
+        torch.empty(num_rows, dtype=torch.int32, device=logits.device) for _ in range(2)
+    )
     near = torch.empty(num_rows, NEAR, dtype=torch.int32, device=logits.device)
     _threshold_kernel[(num_rows,)](
         logits,
@@ -203,8 +205,8 @@ def threshold(
         best,
         *filters,
         near,
-        cuts[0],
-        cuts[1],
+        thresholds,
+        ties,
         vocab_size,
         best.shape[1],
         BLOCK,
@@ -212,7 +214,7 @@ def threshold(
         num_warps=WARPS,
         **OPTIONS,
     )
-    return cuts[0], cuts[1]
+    return thresholds, ties
 
 
 def compile_cases() -> list[CompileCase]:
@@ -231,7 +233,7 @@ def compile_cases() -> list[CompileCase]:
                 "min_ps": "*fp64:16",
                 "near": "*i32:16",
                 "thresholds": "*i32:16",
-                "ties": "*i32",
+                "ties": "*i32:16",
                 "VOCAB": vocab_size,
                 "NUM_TILES": triton.cdiv(vocab_size, TILE),
                 "BLOCK": BLOCK,

@@ -14,6 +14,7 @@ from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.weights import load_weights
 from pdrt.request import Request, SamplingParams
 from pdrt.runner.runner import Runner
+from pdrt.runner.shape import ServerShape
 from tests.in_process import InProcessServer
 
 ROLES: dict[str, tuple[Role, ...]] = {
@@ -35,6 +36,10 @@ class Shape:
     max_num_seqs: int = 16
     max_model_len: int = 2048
     threads: int = 2
+
+    @property
+    def limits(self) -> ServerShape:
+        return ServerShape(self.max_num_seqs, self.chunk, self.max_model_len, self.page_size)
 
 
 class Weights:
@@ -74,6 +79,7 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
             ledger=ledger,
             threads=shape.threads,
             on_layer=holder.beat,
+            shape=shape.limits,
         ),
         budget=shape.chunk,
         max_num_seqs=shape.max_num_seqs,

@@ -19,7 +19,7 @@ from pdrt.kv.shape import KVShape
 from pdrt.model.batch import Batch
 from pdrt.model.layout import weight_layout
 from pdrt.model.weights import map_weights
-from pdrt.runner.gpu import GpuExecutor, ServerShape, gpu_executor
+from pdrt.runner.gpu import GpuExecutor, gpu_executor
 from pdrt.runner.gpu_sampler import sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs, buckets, first_rows, load, padding_batch
 from pdrt.runner.logits import Context
@@ -54,7 +54,7 @@ def make_executor(
         spec,
         {name: tensor.to(DEVICE) for name, tensor in tensors if isinstance(tensor, torch.Tensor)},
         pool,
-        ServerShape(shape.max_num_seqs, shape.max_model_len, shape.page_size),
+        shape.limits,
         lambda: None,
     )
     return executor, pool
@@ -73,7 +73,8 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
 
     def make_runner(holder: Holder) -> Runner:
         executor, _ = make_executor(weights, shape, pool)
-        executor.warm_up()
+        if DEVICE.type == "cuda":  # in the interpreter it takes long: test_rehearsal.py
+            executor.warm_up("unified")
         return Runner(executor, weights.spec, ledger)
 
     return InProcessServer(

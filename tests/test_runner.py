@@ -17,6 +17,7 @@ from pdrt.model.layout import weight_layout
 from pdrt.model.weights import load_weights
 from pdrt.runner.batch import make_batch
 from pdrt.runner.runner import Runner
+from pdrt.runner.shape import ServerShape
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Plan, Row, Sampled
 from tests.checkpoints import VOCAB_SIZE, greedy, transformers_model
@@ -51,6 +52,7 @@ class Bench:
             ledger=self.ledger,
             threads=1,
             on_layer=self.holder.beat,
+            shape=ServerShape(8, 256, 256, PAGE_SIZE),
         )
 
     def admit(self, prompt: Sequence[int], params: SlotParams = GREEDY) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.runner.logits import Context
@@ -15,9 +16,15 @@ from pdrt.sched.plan import Sampled
 
 
 class Executor(Protocol):
-    """One decoder on one device, with the KV pool that it writes and reads."""
+    """One decoder on one device, with the KV pool that it writes and reads.
 
-    def warm_up(self) -> None:
+    Attributes:
+        graph_bytes: of device memory, held for the graphs that `warm_up` captured.
+    """
+
+    graph_bytes: int
+
+    def warm_up(self, role: Role) -> None:
         """Once, before the first step."""
 
     def forward(self, batch: Batch) -> Tensor:
@@ -46,8 +53,9 @@ class CpuExecutor:
         self._decoder = decoder
         self._pool = pool
         self._on_layer = on_layer
+        self.graph_bytes = 0
 
-    def warm_up(self) -> None:
+    def warm_up(self, role: Role) -> None:
         """Nothing is compiled or captured here."""
 
     def forward(self, batch: Batch) -> Tensor:

@@ -9,11 +9,12 @@ tokens before. The same code runs under Triton's interpreter on CPU tensors, wit
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.spec import ModelSpec
@@ -21,28 +22,10 @@ from pdrt.model.weights import Weight
 from pdrt.runner.gpu_sampler import sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs
 from pdrt.runner.logits import Context
+from pdrt.runner.rehearsal import rehearse
+from pdrt.runner.shape import ServerShape
 from pdrt.runner.triton_kernels import TritonKernels
 from pdrt.sched.plan import Sampled
-
-
-@dataclass(frozen=True, slots=True)
-class ServerShape:
-    """How large a step can be, and how it is to be split.
-
-    Attributes:
-        max_num_seqs: rows of a decode step.
-        reproducible: attention splits KV at fixed places, and not so that the GPU is filled.
-    """
-
-    max_num_seqs: int
-    max_model_len: int
-    page_size: int
-    reproducible: bool = False
-
-    @property
-    def max_pages(self) -> int:
-        """Of one row."""
-        return -(-self.max_model_len // self.page_size)
 
 
 class GpuExecutor:
@@ -67,10 +50,12 @@ class GpuExecutor:
         self._on_step = on_step
         self._graphs: DecodeGraphs | None = None
         self._shape = shape
+        self.graph_bytes = 0
 
-    def warm_up(self) -> None:
-        """Captures the graphs of decode steps, the largest first, with a progress bar."""
-        if self._pool.is_cuda:
+    def warm_up(self, role: Role) -> None:
+        """Compiles all kernels of a role's steps, and captures the graphs of decode steps."""
+        if role != "prefill" and self._pool.is_cuda:
+            before = torch.cuda.mem_get_info(self._pool.device)[0]
             self._graphs = DecodeGraphs(
                 self.decode_step,
                 self._shape.max_num_seqs,
@@ -78,6 +63,8 @@ class GpuExecutor:
                 self._pool.device,
             )
             self._graphs.capture()
+            self.graph_bytes = before - torch.cuda.mem_get_info(self._pool.device)[0]
+        rehearse(self, self._shape, role)
 
     def forward(self, batch: Batch) -> Tensor:
         if self._graphs is not None and self._graphs.fits(batch):

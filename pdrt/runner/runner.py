@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from pdrt._C import Ledger
-from pdrt.kernels import cpu
 from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape, SharedMemory
+from pdrt.messages import Role
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
 from pdrt.runner.batch import make_batch
-from pdrt.runner.executor import CpuExecutor, Executor
+from pdrt.runner.executor import Executor
+from pdrt.runner.executors import make_executor
 from pdrt.runner.logits import Context, reads_tokens
 from pdrt.runner.scores import score
+from pdrt.runner.shape import ServerShape
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Plan, Result, Row, Sampled, Scores
 
@@ -72,8 +73,7 @@ class Runner:
         ledger: Ledger,
         threads: int,
         on_layer: Callable[[], None],
-        max_num_seqs: int = 64,
-        reproducible: bool = False,
+        shape: ServerShape,
     ) -> Runner:
         """Maps the weights and the pool that others made, for the checkpoint in `folder`.
 
@@ -82,27 +82,17 @@ class Runner:
         Args:
             threads: of torch's operations, for the whole process.
             on_layer: says that a step goes on; called after each layer, on a GPU after each launch.
-            max_num_seqs: rows of the largest decode step.
-            reproducible: on a GPU, attention splits KV at fixed places, as the CPU always does.
         """
         torch.set_num_threads(threads)
         spec = read_spec(folder)
-        shape = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
-        pool = kv_pool(kv, shape, ledger.num_pages)
+        page = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
+        pool = kv_pool(kv, page, ledger.num_pages)
         tensors = map_weights(weights, weight_layout(spec, dtype, pool.device.type))
-        if pool.is_cpu:
-            decoder = Decoder(spec, tensors, cpu, ledger.max_model_len)
-            return Runner(CpuExecutor(decoder, pool, on_layer), spec, ledger)
-        # Here, as it needs Triton, which a CPU installation has not.
-        from pdrt.runner.gpu import ServerShape, gpu_executor
+        return Runner(make_executor(spec, tensors, pool, shape, on_layer), spec, ledger)
 
-        limits = ServerShape(max_num_seqs, ledger.max_model_len, ledger.page_size, reproducible)
-        executor = gpu_executor(spec, tensors, pool, limits, on_layer)
-        return Runner(executor, spec, ledger)
-
-    def warm_up(self) -> None:
+    def warm_up(self, role: Role) -> None:
         """What is to be done once before the first step: on a GPU, kernels and graphs."""
-        self._executor.warm_up()
+        self._executor.warm_up(role)
 
     def run(self, plan: Plan) -> list[Result]:
         """Computes one step; a result for each row."""

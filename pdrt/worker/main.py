@@ -13,6 +13,7 @@ from pdrt import _C
 from pdrt._C import Holder, Ledger
 from pdrt.messages import Ready, Work
 from pdrt.runner.runner import Runner
+from pdrt.runner.shape import ServerShape
 from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.worker import process
@@ -85,13 +86,11 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
         ledger=ledger,
         threads=work.worker.threads,
         on_layer=holder.beat,
-        max_num_seqs=server.max_num_seqs,
-        reproducible=server.reproducible,
+        shape=ServerShape.of(server),
     )
     for fd in (ledger_fd, *slab_fds):
         os.close(fd)
-    if work.worker.role != "prefill":  # which has no decode steps to prepare
-        runner.warm_up()
+    runner.warm_up(work.worker.role)
     phases = make_phases(work, ledger, holder)
     worker = Worker(holder, runner, phases, server.max_num_batched_tokens, runner.eos_token_ids)
     return worker, Channel.of_fd(front_fd)
