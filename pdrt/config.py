@@ -37,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         device: cpu, cuda:N, or auto: the first GPU that CUDA shows, else the CPU.
         memory_export: how memory of a GPU is shared: vmm by descriptors, ipc by legacy handles;
             auto takes vmm where the device can.
-        mem_fraction_static: share of a GPU's memory for weights and KV pool together.
+        mem_fraction_static: share of a GPU's memory for all that the server takes: weights, KV pool
+            and what the workers hold at their largest steps.
         mps: a private MPS daemon, so that workers use a GPU at the same time; auto: where it is.
         prefill_sm_percent: with MPS, the most of a GPU's multiprocessors that prefill may use.
         reproducible: on a GPU, attention sums at fixed places, so that its bits do not depend on
@@ -64,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dtype: DType = "auto"
     device: str = "auto"
     memory_export: MemoryExport = "auto"
-    mem_fraction_static: float = 0.85
+    mem_fraction_static: float = 0.9
     mps: Mps = "auto"
     prefill_sm_percent: int = 100
     reproducible: bool = False

@@ -18,6 +18,7 @@ from msgspec import structs
 from pdrt._C import Ledger
 from pdrt.errors import EngineDead, PdrtError
 from pdrt.messages import (
+    DeviceMemoryUse,
     Failed,
     Report,
     ServerSpec,
@@ -62,6 +63,7 @@ class FrontEnd:
         self.server = server
         self.dead: PdrtError | None = None
         self.load_seconds = 0.0
+        self.device_memory: DeviceMemoryUse | None = None
         self.restarts: Counter[str] = Counter()  # by worker name
         self._max_queued = max_queued_requests
         self._loop = asyncio.get_running_loop()
@@ -165,6 +167,7 @@ class FrontEnd:
                 os.close(fds[0])
                 self._router = Router(self._ledger, self._max_queued, self._sweep)
                 self.load_seconds = message.load_seconds
+                self.device_memory = message.device_memory
                 self.server = structs.replace(
                     self.server, num_pages=message.num_pages, kv_bytes=message.kv_bytes
                 )

@@ -1,7 +1,9 @@
 """The frames that pass between processes. Nothing else crosses a process.
 
     front end <-> keeper     Start, Stop, Sweep        Serving, WorkerUp, WorkerDown, Failed
-    keeper    <-> worker     Work, Load                Ready, Failed
+    keeper    <-> worker     Work                      Ready, Failed
+    keeper    <-> loader     Load, MakePool            Loaded, PoolMade, Failed
+    keeper    <-> profiler   Probe                     Peak, Failed
     front end <-> worker     Admit, Offer, Look        Report
 
 Frames only wake: what is true stands in the ledger, so each is checked against the slot's word and
@@ -74,6 +76,24 @@ class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     workers: tuple[WorkerSpec, ...]
 
 
+class DeviceMemoryUse(msgspec.Struct, frozen=True, array_like=True):
+    """What a server takes of its GPU, in bytes. Without a profile `workers` and `graphs` are 0.
+
+    `workers` is what all of them hold at their largest steps, contexts and graphs included.
+    """
+
+    total: int
+    weights: int
+    pages: int
+    workers: int
+    graphs: int
+
+    @property
+    def reserve(self) -> int:
+        """What nobody was given."""
+        return self.total - self.weights - self.pages - self.workers
+
+
 # front end -> keeper
 class Start(_Frame, frozen=True):
     server: ServerSpec
@@ -94,6 +114,7 @@ class Serving(_Frame, frozen=True):
     load_seconds: float
     num_pages: int
     kv_bytes: int
+    device_memory: DeviceMemoryUse | None = None  # of a GPU
 
 
 class WorkerUp(_Frame, frozen=True):
@@ -113,13 +134,61 @@ class WorkerDown(_Frame, frozen=True):
     held: tuple[int, ...]  # requests by number: a slot may be another's when this is read
 
 
-# keeper -> loader, keeper -> worker
+# keeper -> loader
 class Load(_Frame, frozen=True):
     """On the CPU it comes with the descriptors of weights and KV memory."""
 
     server: ServerSpec
 
 
+class MakePool(_Frame, frozen=True):
+    """On a GPU: make the KV pool, and leave this much for the workers."""
+
+    worker_bytes: int
+
+
+# loader -> keeper
+class Loaded(_Frame, frozen=True):
+    """The weights are in memory; on a GPU as a descriptor, or by their handle.
+
+    memory_free: of the GPU, with the weights there.
+    """
+
+    memory_free: int = 0
+    handles: tuple[bytes, ...] = ()
+
+
+class PoolMade(_Frame, frozen=True):
+    """The KV pool is there: as a descriptor, or by its handle."""
+
+    num_pages: int
+    kv_bytes: int
+    memory_total: int
+    handles: tuple[bytes, ...] = ()
+
+
+# keeper -> profiler
+class Probe(_Frame, frozen=True):
+    """Run the largest steps of this worker. Comes with the weights' descriptor, or their handle.
+
+    memory_free: of the GPU, before the process had a context.
+    """
+
+    server: ServerSpec
+    worker: WorkerSpec
+    memory_free: int
+    handles: tuple[bytes, ...] = ()
+
+
+# profiler -> keeper
+class Peak(_Frame, frozen=True):
+    """What the process holds after them, in bytes, and how much of it for graphs."""
+
+    num_bytes: int
+    graph_bytes: int
+
+
+# keeper -> worker
 class Work(_Frame, frozen=True):
     """Comes with descriptors: ledger, channel to the front end, then weights and KV memory.
 
@@ -129,18 +198,6 @@ class Work(_Frame, frozen=True):
     server: ServerSpec
     worker: WorkerSpec
     instance: int
-    handles: tuple[bytes, ...] = ()
-
-
-# loader -> keeper
-class Loaded(_Frame, frozen=True):
-    """The weights are in memory. On a GPU it has both slabs: as descriptors, or by `handles`.
-
-    num_pages: of the KV pool that was made.
-    """
-
-    num_pages: int
-    kv_bytes: int
     handles: tuple[bytes, ...] = ()
 
 
@@ -191,7 +248,11 @@ Message = (
     | WorkerUp
     | WorkerDown
     | Load
+    | MakePool
     | Loaded
+    | PoolMade
+    | Probe
+    | Peak
     | Work
     | Ready
     | Failed

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from pdrt.config import Settings
 from pdrt.frontend import FrontEnd
+from pdrt.messages import DeviceMemoryUse
 from pdrt.metrics import EngineStats, WorkerStats
 from pdrt.startup import Plan
 
@@ -83,9 +86,15 @@ def startup_summary(settings: Settings, plan: Plan, front: FrontEnd) -> dict[str
         "weight_bytes": server.weight_bytes,
         "kv_bytes": server.kv_bytes,
         "load_seconds": front.load_seconds,
+        "device_memory": _device_memory(front.device_memory),
         "keeper_pid": front.keeper_pid,
         "workers": [
             {"name": state.name, "pid": state.pid, "threads": state.threads}
             for state in front.workers
         ],
     }
+
+
+def _device_memory(use: DeviceMemoryUse | None) -> dict[str, int] | None:
+    """Of a GPU, in bytes: what the parts take, and what is left."""
+    return None if use is None else {**structs.asdict(use), "reserve": use.reserve}

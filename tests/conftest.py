@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 pytest_plugins = [
     "tests.fixtures_checkpoints",
+    "tests.fixtures_driver",
     "tests.fixtures_hub",
     "tests.fixtures_kernels",
     "tests.fixtures_ledger",

@@ -3,25 +3,22 @@
 tests/cpp/stand_in_driver.c keeps "device" memory in memory files of the host and writes down each
 call. So the order of calls, what is given back when something fails, the sentences of errors, and
 two processes sharing a slab are tested without a card; what a card does is in
-test_device_memory.py. Each test is a process, as a driver is loaded once.
+test_device_memory.py.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from tests.cuda import needs_no_device
-
-SOURCE = Path(__file__).parent / "cpp/stand_in_driver.c"
+from tests.fixtures_driver import StandIn
 
 pytestmark = needs_no_device
+
+
+@pytest.fixture
+def run(stand_in: StandIn) -> StandIn:
+    return stand_in
 
 
 GIVEN_BACK = [
@@ -32,48 +29,6 @@ GIVEN_BACK = [
     "cuCtxPopCurrent",
     "cuDevicePrimaryCtxRelease",
 ]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the stand-in, to be searched first for libraries."""
-    nvcc, compiler = shutil.which("nvcc"), shutil.which("cc")
-    if nvcc is None or compiler is None:
-        pytest.skip("needs nvcc, for the driver's header, and a C compiler")
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
-    if not (toolkit / "include/cuda.h").exists():
-        toolkit = Path(nvcc).resolve().parent.parent
-    folder = tmp_path_factory.mktemp("driver")
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
-    command = [compiler, *flags, f"-I{toolkit}/include", str(SOURCE), "-o"]
-    subprocess.run([*command, str(folder / "libcuda.so.1")], check=True)
-    return folder
-
-
-class Run:
-    """What a script printed, and the calls that it made: "name" or "name code" where it failed."""
-
-    def __init__(self, driver: Path, trace: Path, script: str, **environment: str) -> None:
-        settings = {"LD_LIBRARY_PATH": str(driver), "TRACE": str(trace), **environment}
-        done = subprocess.run(
-            [sys.executable, "-c", "from pdrt import _C_cuda as c\n" + script],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        self.printed = done.stdout.strip()
-        lines = trace.read_text().splitlines() if trace.exists() else []
-        self.calls = [line.removesuffix(" 0").replace("_v2", "") for line in lines]
-
-
-Runner = Callable[..., Run]
-
-
-@pytest.fixture
-def run(driver: Path, tmp_path: Path) -> Runner:
-    return lambda script, **environment: Run(driver, tmp_path / "trace", script, **environment)
 
 
 # A failed creation prints its error; `counted` tells whether descriptors or mappings are left over.
@@ -93,7 +48,7 @@ assert state() == before, (before, state())
 """
 
 
-def test_memory_is_made_and_given_back_in_order(run: Runner) -> None:
+def test_memory_is_made_and_given_back_in_order(run: StandIn) -> None:
     done = run("m = c.DeviceMemory.create(1, 3 << 20)\nprint(m.num_bytes, m.mapped_bytes)\ndel m")
     assert done.printed == f"{3 << 20} {4 << 20}"
     assert done.calls == [
@@ -110,7 +65,7 @@ def test_memory_is_made_and_given_back_in_order(run: Runner) -> None:
     ]
 
 
-def test_a_capsule_keeps_the_mapping_whoever_holds_it(run: Runner) -> None:
+def test_a_capsule_keeps_the_mapping_whoever_holds_it(run: StandIn) -> None:
     done = run(
         "m = c.DeviceMemory.create(1, 5)\n"
         "old, new = m.__dlpack__(stream=1), m.__dlpack__(max_version=(1, 0), dl_device=(2, 1))\n"
@@ -126,7 +81,7 @@ def test_a_capsule_keeps_the_mapping_whoever_holds_it(run: Runner) -> None:
     assert done.calls.count("cuMemUnmap") == 1
 
 
-def test_the_exchange_refuses_another_device_and_copies(run: Runner) -> None:
+def test_the_exchange_refuses_another_device_and_copies(run: StandIn) -> None:
     done = run(
         "m = c.DeviceMemory.create(1, 5)\n"
         "for wrong in ({'dl_device': (2, 0)}, {'copy': True}):\n"
@@ -146,7 +101,7 @@ def test_the_exchange_refuses_another_device_and_copies(run: Runner) -> None:
 
 @pytest.mark.parametrize("export", ["vmm", "ipc"])
 def test_too_much_is_refused_with_asked_free_and_flags_and_leaves_nothing(
-    run: Runner, export: str
+    run: StandIn, export: str
 ) -> None:
     done = run(FAILING.format(step=f"c.DeviceMemory.create(0, 5 << 30, '{export}')"))
     call, file = {
@@ -170,7 +125,7 @@ def test_too_much_is_refused_with_asked_free_and_flags_and_leaves_nothing(
     ],
 )
 def test_what_cannot_be_attached_is_named_and_leaves_nothing(
-    run: Runner, step: str, call: str
+    run: StandIn, step: str, call: str
 ) -> None:
     if "memfd_create" in step:  # opened before anything is counted
         step = step.replace("os.memfd_create('stand-in')", "small")
@@ -185,7 +140,7 @@ def test_what_cannot_be_attached_is_named_and_leaves_nothing(
     assert done.calls.count("cuMemImportFromShareableHandle") == done.calls.count("cuMemRelease")
 
 
-def test_a_driver_without_read_only_mappings_is_found_out(run: Runner) -> None:
+def test_a_driver_without_read_only_mappings_is_found_out(run: StandIn) -> None:
     script = (
         "m = c.DeviceMemory.create(0, 5)\n"
         "r = c.DeviceMemory.attach_fd(0, m.fd, 5, writable=False)\n"
@@ -195,7 +150,7 @@ def test_a_driver_without_read_only_mappings_is_found_out(run: Runner) -> None:
     assert run(script, NO_READ_ONLY="1").printed == "True True False False"
 
 
-def test_a_device_without_vmm_is_told_the_other_way(run: Runner) -> None:
+def test_a_device_without_vmm_is_told_the_other_way(run: StandIn) -> None:
     done = run(FAILING.format(step="c.DeviceMemory.create(0, 5)"), NO_VMM="1")
     assert done.printed.endswith(
         "device 0 (Stand-in 0) has no virtual memory management (VMM); use --memory-export ipc"
@@ -223,22 +178,22 @@ print("shared")
 
 
 @pytest.mark.parametrize("export", ["vmm", "ipc"])
-def test_two_processes_share_a_slab(run: Runner, export: str) -> None:
+def test_two_processes_share_a_slab(run: StandIn, export: str) -> None:
     assert run(SHARING.format(export=export)).printed == "shared"
 
 
-def test_memory_shared_by_ipc_has_its_block_for_itself(run: Runner) -> None:
+def test_memory_shared_by_ipc_has_its_block_for_itself(run: StandIn) -> None:
     """A handle opens the whole block, and small allocations would lie in one together."""
     done = run("m = c.DeviceMemory.create(0, 5, 'ipc')\nprint(m.num_bytes, m.mapped_bytes)")
     assert done.printed == f"5 {2 << 20}"
 
 
-def test_the_descriptor_is_closed_on_exec(run: Runner) -> None:
+def test_the_descriptor_is_closed_on_exec(run: StandIn) -> None:
     done = run("import os\nm = c.DeviceMemory.create(0, 5)\nprint(os.get_inheritable(m.fd))")
     assert done.printed == "False"
 
 
-def test_devices_are_counted_and_reported(run: Runner) -> None:
+def test_devices_are_counted_and_reported(run: StandIn) -> None:
     done = run(
         "r = c.device_report(1)\n"
         "print(c.unavailable(), c.num_devices(), c.driver_version(), r.name,\n"
@@ -266,13 +221,13 @@ def test_devices_are_counted_and_reported(run: Runner) -> None:
         ("NO_DEVICE", "the driver does not start: another error (cuInit, 100); see whether"),
     ],
 )
-def test_a_driver_that_is_no_use_says_why(run: Runner, setting: str, sentence: str) -> None:
+def test_a_driver_that_is_no_use_says_why(run: StandIn, setting: str, sentence: str) -> None:
     done = run("print(c.unavailable())", **{setting: "1"})
     assert done.printed.startswith(f"CUDA cannot be used: {sentence}")
 
 
 def test_a_copy_of_no_pages_does_not_ask_the_device(
-    run: Runner,
+    run: StandIn,
 ) -> None:
     done = run(
         "where = dict(device=1, stream=0, source=16, destination=1 << 20, page_bytes=16)\n"

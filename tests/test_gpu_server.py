@@ -80,8 +80,8 @@ def test_memory_outlives_its_owner_only_where_descriptors_hold_it(
 ) -> None:
     owner = process.spawn("pdrt.worker.loader", "owner")
     fds = [] if handles else [os.dup(0), os.dup(0)]
-    slabs = Slabs()
-    slabs.take(fds, handles, owner)
+    slabs = Slabs(owner=owner)
+    slabs.take(fds, handles)
     owner.kill()
     if handles:
         with pytest.raises(EngineDead, match=r"killed by SIGKILL.*--memory-export vmm"):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pdrt.kernels import cpu
+from pdrt.kv.shape import KVShape, SharedMemory
+from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
+from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
+from pdrt.model.weights import Weight, map_weights
 from pdrt.runner.executor import CpuExecutor, Executor
 from pdrt.runner.shape import ServerShape
 
 
 def make_executor(
     spec: ModelSpec,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Weight],
     pool: Tensor,
     shape: ServerShape,
     on_layer: Callable[[], None],
@@ -31,3 +37,18 @@ def make_executor(
     from pdrt.runner.gpu import gpu_executor
 
     return gpu_executor(spec, weights, pool, shape, on_layer)
+
+
+def scratch_executor(
+    folder: Path, dtype: WeightDType, weights: SharedMemory, shape: ServerShape, device: str
+) -> Executor:
+    """One that serves nobody: for the checkpoint in `folder`, with a pool of page 0 alone.
+
+    Args:
+        device: that holds the weights.
+    """
+    spec = read_spec(folder)
+    tensors = map_weights(weights, weight_layout(spec, dtype, device))
+    page = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, dtype).page
+    pool = torch.zeros(1, *page, dtype=getattr(torch, dtype), device=device)
+    return make_executor(spec, tensors, pool, shape, lambda: None)

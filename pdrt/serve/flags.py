@@ -57,7 +57,7 @@ HELP = {
     "dtype": "type of weights and KV; auto is the checkpoint's own",
     "device": "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
     "memory_export": "how GPU memory is shared: descriptors (vmm) or legacy handles (ipc)",
-    "mem_fraction_static": "share of a GPU's memory for weights and KV pool",
+    "mem_fraction_static": "share of a GPU's memory for weights, workers and KV pool",
     "mps": "run workers side by side on a GPU, by an MPS daemon of the server's own",
     "prefill_sm_percent": "with MPS, the most of a GPU that prefill may use",
     "reproducible": "sum attention at fixed places on a GPU, whatever else is in the step; changes "

@@ -48,7 +48,15 @@ def _pool(facts: Mapping[str, Any]) -> str:
 
 def _memory(facts: Mapping[str, Any]) -> str:
     weights, pool = facts["weight_bytes"] / MIB, facts["kv_bytes"] / MIB
-    return f"weights {weights:.0f} MiB, KV pool {pool:.0f} MiB, each once for all processes"
+    text = f"weights {weights:.0f} MiB, KV pool {pool:.0f} MiB, each once for all processes"
+    use = facts["device_memory"]
+    if use is None:
+        return text
+    workers = "workers not measured, as --num-pages is set"
+    if use["workers"]:
+        graphs = use["graphs"] / MIB
+        workers = f"workers {use['workers'] / MIB:.0f} MiB, of them graphs {graphs:.0f} MiB"
+    return f"{text}; {workers}; reserve {use['reserve'] / MIB:.0f} MiB"
 
 
 def _processes(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

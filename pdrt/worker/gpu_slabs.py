@@ -6,60 +6,59 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pdrt._C_cuda import DeviceMemory, device_report
-from pdrt.errors import MemoryShortage
 from pdrt.kv.shape import KVShape
-from pdrt.messages import ServerSpec
+from pdrt.messages import Loaded, PoolMade, ServerSpec
 from pdrt.model.checkpoint import read_spec
+from pdrt.worker.budget import pages_that_fit
 from pdrt.worker.slabs import device_number
 
-GIB = 2**30
+
+class GpuSlabs:
+    """The slabs of one server, mapped here for as long as this lives."""
+
+    def __init__(self, server: ServerSpec) -> None:
+        self._server = server
+        self._device = device_number(server.device)
+        self._export = server.memory_export
+        if self._export == "auto":
+            supports_fd = device_report(self._device).supports_fd_export
+            self._export = "vmm" if supports_fd else "ipc"
+        self._slabs: list[DeviceMemory] = []
+
+    def make_weights(self, write: Callable[[ServerSpec, DeviceMemory], None]) -> Loaded:
+        """Makes the weights' slab and has it written."""
+        memory = self._make(self._server.weight_bytes)
+        write(self._server, memory)
+        return Loaded(device_report(self._device).memory_free, self._handles())
+
+    def make_pool(self, worker_bytes: int) -> PoolMade:
+        """Makes a pool of the pages that were set or, with 0, of all that fit beside the workers.
+
+        Raises:
+            MemoryShortage: the device has too little memory; says what would fit.
+        """
+        server, report = self._server, device_report(self._device)
+        page_bytes = page_shape(server).page_bytes
+        num_pages = server.num_pages or pages_that_fit(
+            server, page_bytes, worker_bytes, report.memory_total, report.memory_free
+        )
+        memory = self._make((num_pages + 1) * page_bytes)
+        return PoolMade(num_pages, memory.num_bytes, report.memory_total, self._handles())
+
+    def last_fds(self) -> list[int]:
+        """The descriptor of the last slab, where it is shared by one."""
+        return [self._slabs[-1].fd] if self._export == "vmm" else []
+
+    def _make(self, num_bytes: int) -> DeviceMemory:
+        self._slabs.append(DeviceMemory.create(self._device, num_bytes, self._export))
+        return self._slabs[-1]
+
+    def _handles(self) -> tuple[bytes, ...]:
+        return (self._slabs[-1].ipc_handle,) if self._export == "ipc" else ()
 
 
-def make_slabs(
-    server: ServerSpec, write: Callable[[ServerSpec, DeviceMemory], None]
-) -> tuple[DeviceMemory, DeviceMemory, int]:
-    """Weights, written, and a KV pool of the pages that were set or, with 0, of all that fit.
-
-    Raises:
-        MemoryShortage: the device has too little memory; says what would fit.
-    """
-    device = device_number(server.device)
-    export = server.memory_export
-    if export == "auto":
-        export = "vmm" if device_report(device).supports_fd_export else "ipc"
-    weights = DeviceMemory.create(device, server.weight_bytes, export)
-    write(server, weights)
-    page_bytes = kv_shape(server).page_bytes
-    num_pages = server.num_pages or pages_that_fit(server, page_bytes)
-    kv = DeviceMemory.create(device, (num_pages + 1) * page_bytes, export)
-    return weights, kv, num_pages
-
-
-def kv_shape(server: ServerSpec) -> KVShape:
+def page_shape(server: ServerSpec) -> KVShape:
     spec = read_spec(Path(server.folder))
     return KVShape(
         spec.num_layers, spec.num_kv_heads, server.page_size, spec.head_dim, server.dtype
     )
-
-
-def pages_that_fit(server: ServerSpec, page_bytes: int) -> int:
-    """What --mem-fraction-static of the device leaves for the pool, beside the weights.
-
-    The rest is for contexts, graphs and activations of all processes.
-
-    Raises:
-        MemoryShortage: that is less than one request of full length.
-    """
-    report = device_report(device_number(server.device))
-    budget = int(server.mem_fraction_static * report.memory_total) - server.weight_bytes
-    num_pages = min(budget, report.memory_free) // page_bytes - 1
-    smallest = -(-server.max_model_len // server.page_size)
-    if num_pages < smallest:
-        raise MemoryShortage(
-            f"{server.device} has {report.memory_free / GIB:.2f} GiB free of "
-            f"{report.memory_total / GIB:.2f} GiB; --mem-fraction-static "
-            f"{server.mem_fraction_static:g} leaves {max(0, num_pages)} KV pages beside weights of "
-            f"{server.weight_bytes / GIB:.2f} GiB, and one request of {server.max_model_len} "
-            f"tokens needs {smallest}; give a smaller --max-model-len or a larger fraction"
-        )
-    return num_pages

@@ -18,8 +18,6 @@ import select
 import time
 from contextlib import ExitStack
 
-from msgspec import structs
-
 from pdrt._C import Ledger, Outcome
 from pdrt.errors import EngineDead
 from pdrt.messages import (
@@ -39,10 +37,9 @@ from pdrt.mps import PrivateMps
 from pdrt.sched.held import requests_held_by
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
-from pdrt.worker.loading import load
+from pdrt.worker.loading import Filled, Loading
 from pdrt.worker.running import RunningWorker
 from pdrt.worker.sharing import environment, start_mps
-from pdrt.worker.slabs import Slabs
 from pdrt.worker.watch import Watch
 
 TURN_SECONDS = 0.05
@@ -57,12 +54,12 @@ log = logging.getLogger("pdrt")
 class Keeper:
     """Holds the memory of one server and runs its workers until the front end is gone."""
 
-    def __init__(
-        self, front: Channel, server: ServerSpec, slabs: Slabs, mps: PrivateMps | None
-    ) -> None:
+    def __init__(self, front: Channel, filled: Filled, mps: PrivateMps | None) -> None:
+        server = filled.server
         self._front = front
         self._server = server
-        self._slabs = slabs
+        self._slabs = filled.slabs
+        self._device_memory = filled.device_memory
         self._mps = mps
         self._ledger = Ledger.create(
             num_pages=server.num_pages,
@@ -83,8 +80,8 @@ class Keeper:
     def run(self, parent: int, load_seconds: float) -> None:
         """Returns when the front end, whose pidfd is `parent`, is gone or has asked for it."""
         try:
-            serving = Serving(load_seconds, self._server.num_pages, self._server.kv_bytes)
-            self._front.send(serving, [self._ledger.fd])
+            sizes = self._server.num_pages, self._server.kv_bytes, self._device_memory
+            self._front.send(Serving(load_seconds, *sizes), [self._ledger.fd])
             for spec in self._server.workers:
                 self._start_worker(spec, incarnation=1)
             while self._turn(parent):
@@ -218,10 +215,9 @@ def serve(front: Channel, server: ServerSpec) -> None:
         mps = start_mps(server)
         if mps:
             stack.enter_context(mps)  # left last: its clients end before
-        slabs, loaded = load(front, server, parent, environment(mps, None, server))
-        stack.callback(slabs.close)
-        server = structs.replace(server, num_pages=loaded.num_pages, kv_bytes=loaded.kv_bytes)
-        Keeper(front, server, slabs, mps).run(parent, time.monotonic() - started)
+        filled = Loading(front, server, parent, mps).run()
+        stack.callback(filled.slabs.close)
+        Keeper(front, filled, mps).run(parent, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m pdrt.worker.loader        started by the keeper, never by hand
 
 On the CPU it ends before the first worker starts, so that no writable mapping of the weights is
-left when the keeper seals them. On a GPU it also makes the KV pool, as the keeper has no context
-there, and stays until the keeper lets it go.
+left when the keeper seals them. On a GPU it also makes the KV pool, when the keeper says so, as
+that has no context there, and stays until the keeper lets it go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pdrt._C import Memory
 from pdrt.kv.shape import SharedMemory
-from pdrt.messages import Load, Loaded, ServerSpec
+from pdrt.messages import Load, Loaded, MakePool, ServerSpec
 from pdrt.model.dummy import load_dummy
 from pdrt.model.weights import load_weights
 from pdrt.worker import process
@@ -27,7 +27,7 @@ def main() -> None:
     try:
         if load.server.device == "cpu":
             load_into(load.server, Memory.attach(fds[0], writable=True))
-            keeper.send(Loaded(load.server.num_pages, load.server.kv_bytes))
+            keeper.send(Loaded())
         else:
             serve_from_gpu(load.server, keeper)
     except Exception as error:
@@ -45,15 +45,15 @@ def load_into(server: ServerSpec, memory: SharedMemory) -> None:
 
 def serve_from_gpu(server: ServerSpec, keeper: Channel) -> None:
     """Makes both slabs, and keeps them mapped until the keeper closes the channel."""
-    from pdrt.worker.gpu_slabs import make_slabs  # needs CUDA, which a CPU installation has not
+    from pdrt.worker.gpu_slabs import GpuSlabs  # needs CUDA, which a CPU installation has not
 
-    weights, kv, num_pages = make_slabs(server, load_into)
-    fds = [weights.fd, kv.fd] if weights.export == "vmm" else []
-    handles = () if fds else (weights.ipc_handle, kv.ipc_handle)
-    keeper.send(Loaded(num_pages, kv.num_bytes, handles), fds)
+    slabs = GpuSlabs(server)
+    keeper.send(slabs.make_weights(load_into), slabs.last_fds())
     while not keeper.closed:
         select.select([keeper], [], [])
-        keeper.receive()
+        for message, _ in keeper.receive():
+            if isinstance(message, MakePool):
+                keeper.send(slabs.make_pool(message.worker_bytes), slabs.last_fds())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The memory that a server's processes share: weights and KV pool, as the keeper holds them.
 
 CPU   the keeper makes two memory files; the loader writes the weights and ends; they are sealed.
-GPU   the keeper has no context on the device, so the loader makes both slabs there, and sends what
-      workers attach by: descriptors (VMM) or handles (legacy IPC). It stays until the server ends,
-      since memory with a handle lives no longer than its maker.
+GPU   the keeper has no context on the device, so the loader makes both slabs there, the pool once
+      it is known what the workers take, and sends what they attach by: descriptors (VMM) or handles
+      (legacy IPC). It stays until the server ends, since memory with a handle lives no longer than
+      its maker.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class Slabs:
         """Nothing more is written to the weights, which are in a memory file."""
         self._files[0].seal()
 
-    def take(self, fds: list[int], handles: tuple[bytes, ...], owner: Child) -> None:
-        """Slabs that `owner` has made on a GPU; the descriptors are ours now."""
-        self.fds, self.handles, self.owner = fds, handles, owner
+    def take(self, fds: Sequence[int], handles: Sequence[bytes]) -> None:
+        """A slab that `owner` has made on a GPU: the weights, then the pool. fds are ours now."""
+        self.fds += fds
+        self.handles += tuple(handles)
 
     def lose_owner(self) -> None:
         """The owner has ended before its time.
@@ -88,24 +90,25 @@ def attach(
     Raises:
         RuntimeError, OSError: they cannot be mapped.
     """
+    weights, kv = handles or fds
+    return attach_weights(server, weights), _attach(server, kv, server.kv_bytes, writable=True)
+
+
+def attach_weights(server: ServerSpec, key: int | bytes) -> SharedMemory:
+    """By their descriptor, which stays open, or their handle; as `attach`."""
+    return _attach(server, key, server.weight_bytes, writable=False)
+
+
+def _attach(server: ServerSpec, key: int | bytes, num_bytes: int, writable: bool) -> SharedMemory:
     if server.device == "cpu":
-        weights, kv = fds
-        return Memory.attach(weights, writable=False), Memory.attach(kv, writable=True)
+        assert isinstance(key, int), "handles are for memory of a GPU"
+        return Memory.attach(key, writable=writable)
     from pdrt._C_cuda import DeviceMemory
 
     device = device_number(server.device)
-    sizes = (server.weight_bytes, server.kv_bytes)
-    if handles:
-        first, second = (
-            DeviceMemory.attach_ipc(device, handle, size, writable)
-            for handle, size, writable in zip(handles, sizes, (False, True), strict=True)
-        )
-    else:
-        first, second = (
-            DeviceMemory.attach_fd(device, fd, size, writable)
-            for fd, size, writable in zip(fds, sizes, (False, True), strict=True)
-        )
-    return first, second
+    if isinstance(key, bytes):
+        return DeviceMemory.attach_ipc(device, key, num_bytes, writable)
+    return DeviceMemory.attach_fd(device, key, num_bytes, writable)
 
 
 def device_number(device: str) -> int:
