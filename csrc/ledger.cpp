@@ -130,12 +130,12 @@ std::optional<uint32_t> Ledger::sweep() {
   return swept;
 }
 
-Outcome Ledger::reap(uint32_t instance) {
+Outcome Ledger::reap(uint32_t instance, Filled filled) {
   Section section(*this);
   if (!section) return Outcome::BUSY;
   for (uint32_t slot = 0; slot < geometry().num_slots; ++slot) {
     const SlotWord word = memory_.slot_words[slot].get();
-    if (word.holder == instance) section->put_back(slot, {.instance = instance}, MAX_STEP);
+    if (word.holder == instance) section->put_back(slot, {.instance = instance}, MAX_STEP, filled);
   }
   section->drain(instance, MAX_STEP);
   section->count(memory_.header->counters.reaped);

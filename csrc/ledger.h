@@ -41,7 +41,9 @@ class Ledger {
   // -- keeper ---------------------------------------------------------------------------
   // Takes out what nobody holds and a client left; how many, or nothing when the lock is busy.
   std::optional<uint32_t> sweep();
-  Outcome reap(uint32_t instance);
+  // Releases what a dead instance held. After a fault of its device its filled pages are dropped,
+  // but for those that others read: nobody is to find them.
+  Outcome reap(uint32_t instance, Filled filled = Filled::KEPT);
   std::optional<Audit> audit();
 
   void check_slot(uint32_t slot) const;

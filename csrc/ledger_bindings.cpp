@@ -131,10 +131,10 @@ const WorkerArea& worker_area(const Ledger& ledger, uint32_t worker) {
   return ledger.memory().header->workers[worker];
 }
 
-Outcome reap(Ledger& ledger, uint32_t instance) {
+Outcome reap(Ledger& ledger, uint32_t instance, bool keep_filled) {
   PDRT_CHECK(NUM_WORKERS <= instance && instance <= MAX_INSTANCE, "instance is ", instance,
              "; give that of a worker, ", NUM_WORKERS, " to ", MAX_INSTANCE);
-  return ledger.reap(instance);
+  return ledger.reap(instance, keep_filled ? Filled::KEPT : Filled::DROPPED);
 }
 
 using LedgerClass = py::class_<Ledger, std::shared_ptr<Ledger>>;
@@ -220,7 +220,7 @@ void def_operations(LedgerClass& cls) {
       .def("mark_abort", &Ledger::mark_abort, py::arg("slot"), py::arg("generation"))
       .def("end", &Ledger::end, py::arg("slot"), py::arg("generation"))
       .def("sweep", &Ledger::sweep, Unlocked())
-      .def("reap", &reap, py::arg("instance"), Unlocked())
+      .def("reap", &reap, py::arg("instance"), py::arg("keep_filled") = true, Unlocked())
       .def("audit", &Ledger::audit, Unlocked())
       .def(
           "holder",

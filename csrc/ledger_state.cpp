@@ -185,17 +185,19 @@ void LedgerState::drop_reader(uint32_t page) {
   cached.push_back(page);
 }
 
-void LedgerState::release(uint32_t slot, Tag tag) {
+void LedgerState::release(uint32_t slot, Tag tag, Filled filled) {
   const Packed<PageRef>* list = m.list_of(slot);
   // From the tail: of one prefix the later pages are evicted first.
   for (uint32_t i = get(m.slots[slot].num_pages); i-- > 0;) {
     const auto [page, generation] = list[i].get();
     const PageWord word = m.page_words[page].get();
     if (word.generation != generation) continue;  // a dead holder began this release
-    const bool leaves = word.state == PageState::WRITING || (!word.indexed && m.readers[page] == 1);
+    const bool stays = word.indexed && filled == Filled::KEPT;
+    const bool leaves = word.state == PageState::WRITING || (!stays && m.readers[page] == 1);
     if (leaves) {
       m.tags[page].put(tag);
       m.page_words[page].put({.state = PageState::QUARANTINED, .generation = generation + 1});
+      if (word.indexed) index.erase(page);
       quarantined.push_back(page);
     }
     drop_reader(page);
@@ -217,8 +219,8 @@ void LedgerState::drain(uint32_t instance, uint64_t step) {
   }
 }
 
-void LedgerState::put_back(uint32_t slot, Tag tag, uint64_t read) {
-  release(slot, tag);
+void LedgerState::put_back(uint32_t slot, Tag tag, uint64_t read, Filled filled) {
+  release(slot, tag, filled);
   drain(tag.instance, read);
   const bool finished = m.lengths[slot].get().finished();
   if (finished) pass(slot, Point::FINISHED);

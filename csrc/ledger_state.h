@@ -70,8 +70,8 @@ class LedgerState {
   void drain(uint32_t instance, uint64_t step);
   // The common end of preempt, let_go, finish, abort, sweep and reap; the word is the last write.
   // `tag` says what may still write the slot's pages, `read` which steps of that instance were
-  // read.
-  void put_back(uint32_t slot, Tag tag, uint64_t read);
+  // read, `filled` what becomes of filled pages that nobody else reads.
+  void put_back(uint32_t slot, Tag tag, uint64_t read, Filled filled = Filled::KEPT);
   // SEALED goes to `holder` first, then back to QUEUED or out: no step can write its pages.
   void take_back(uint32_t slot, uint32_t holder);
 
@@ -81,7 +81,7 @@ class LedgerState {
   Derived& derived;
 
  private:
-  void release(uint32_t slot, Tag tag);
+  void release(uint32_t slot, Tag tag, Filled filled);
   void add_reader(uint32_t page);
   void drop_reader(uint32_t page);
   void append(uint32_t slot, uint32_t page);

@@ -16,6 +16,8 @@ namespace pdrt {
 
 enum class Phase : uint8_t { EMPTY, QUEUED, PREFILLING, SEALED, DECODING, PREEMPTED, FINISHED };
 enum class PageState : uint8_t { FREE, WRITING, FILLED, QUARANTINED };
+// What becomes of the filled pages of a slot that nobody else reads: cached, or never found again.
+enum class Filled : uint8_t { KEPT, DROPPED };
 enum class FinishReason : uint8_t { NONE, STOP, LENGTH, ERROR };
 enum class Outcome : uint8_t { DONE, BUSY, STALE, NOT_OLDEST, NO_PAGES, FULL, PREEMPTED, LET_GO };
 

@@ -6,6 +6,7 @@
     |- InvalidRequest       one request is wrong; names the parameter          HTTP 400
     |- Overloaded           the queue is full, or the server is draining       HTTP 503
     |- EngineDead           the keeper or the front end is gone                HTTP 503
+    |- DeviceFault          the GPU failed while it computed the request       HTTP 500
     `- MemoryShortage       the machine has too little memory for the settings
 
 Each message says what was wrong, the value, and what to do.
@@ -48,3 +49,7 @@ class Overloaded(PdrtError):
 
 class EngineDead(PdrtError):
     """The engine has stopped, and with it every request that was running."""
+
+
+class DeviceFault(PdrtError):
+    """The GPU failed in a step that computed this request: what the step wrote is in doubt."""

@@ -65,6 +65,7 @@ class FrontEnd:
         self.load_seconds = 0.0
         self.device_memory: DeviceMemoryUse | None = None
         self.restarts: Counter[str] = Counter()  # by worker name
+        self.faults: Counter[str] = Counter()  # of them, by a fault of the GPU
         self._max_queued = max_queued_requests
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, _Connection] = {}  # by instance
@@ -192,9 +193,11 @@ class FrontEnd:
         self.router.worker_up(up.instance, spec.role, channel.send)
 
     def _worker_down(self, down: WorkerDown) -> None:
-        self.restarts[self.server.workers[down.index].name] += 1
+        name = self.server.workers[down.index].name
+        self.restarts[name] += 1
+        self.faults[name] += bool(down.fault)
         self._disconnect(down.instance)
-        self.router.worker_down(down.instance, down.held)
+        self.router.worker_down(down.instance, down.held, down.fault, down.faulted)
 
     def _disconnect(self, instance: int) -> None:
         connection = self._connections.pop(instance, None)

@@ -1,7 +1,7 @@
 """The frames that pass between processes. Nothing else crosses a process.
 
     front end <-> keeper     Start, Stop, Sweep        Serving, WorkerUp, WorkerDown, Failed
-    keeper    <-> worker     Work                      Ready, Failed
+    keeper    <-> worker     Work                      Ready, Failed, Faulted
     keeper    <-> loader     Load, MakePool            Loaded, PoolMade, Failed
     keeper    <-> profiler   Probe                     Peak, Failed
     front end <-> worker     Admit, Offer, Look        Report
@@ -132,6 +132,8 @@ class WorkerDown(_Frame, frozen=True):
     instance: int
     reason: str
     held: tuple[int, ...]  # requests by number: a slot may be another's when this is read
+    fault: str = ""  # of the GPU, where that was the reason
+    faulted: tuple[int, ...] = ()  # of `held`, those that it was computing then
 
 
 # keeper -> loader
@@ -206,6 +208,16 @@ class Ready(_Frame, frozen=True):
     pass
 
 
+class Faulted(_Frame, frozen=True):
+    """The GPU has failed under the sender, which ends now.
+
+    rows: (slot, generation) of all that was being computed.
+    """
+
+    fault: str
+    rows: tuple[tuple[int, int], ...]
+
+
 class Failed(_Frame, frozen=True):
     """The sender cannot go on. `error` is the name of a class in pdrt.errors."""
 
@@ -255,6 +267,7 @@ Message = (
     | Peak
     | Work
     | Ready
+    | Faulted
     | Failed
     | Admit
     | Offer

@@ -38,13 +38,17 @@ _HANDOFF_BUCKETS = (0.0001, 0.0002, 0.0005, *_GAP_BUCKETS)
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """One worker process as the front end knows it; `restarts` counts new incarnations."""
+    """One worker process as the front end knows it.
+
+    `restarts` counts new incarnations, `faults` those of them that a fault of the GPU made needed.
+    """
 
     name: str
     role: str
     pid: int
     alive: bool
     restarts: int = 0
+    faults: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +152,17 @@ class EngineCollector(Collector):
         restarts = CounterMetricFamily(
             "pdrt:worker_restarts", "Times a worker was started again.", labels=labels
         )
+        faults = CounterMetricFamily(
+            "pdrt:device_faults", "Times a GPU failed under a worker.", labels=labels
+        )
         for worker in workers:
             values = [self._model_name, worker.name, worker.role]
             alive.add_metric(values, worker.alive)
             restarts.add_metric(values, worker.restarts)
+            faults.add_metric(values, worker.faults)
         yield alive
         yield restarts
+        yield faults
 
 
 class RequestHistory:

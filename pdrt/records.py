@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pdrt.errors import EngineDead
+from pdrt.errors import DeviceFault, EngineDead, PdrtError
 from pdrt.messages import Message, Role
 from pdrt.request import Request
 from pdrt.sampling_params import slot_params
@@ -15,6 +15,7 @@ from pdrt.updates import Sink
 
 PRIORITY_BIAS = 1 << 15
 MAX_ARRIVALS = 1 << 47
+MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
 
 
 @dataclass(slots=True)
@@ -56,9 +57,18 @@ class Record:
         return self.rank < other.rank
 
 
-def too_many_deaths(record: Record) -> EngineDead:
-    """For a request under which workers keep dying: it may be what kills them."""
-    return EngineDead(
-        f"request {record.request.request_id} was given up: {record.fruitless_deaths} workers died "
-        "while they ran it, without a token in between; the server's log says how"
+def why_given_up(record: Record, fault: str) -> PdrtError | None:
+    """Why a request whose worker died is not run again; None where it is.
+
+    Args:
+        fault: of the GPU, where it was computing the request.
+    """
+    name = f"request {record.request.request_id} was given up"
+    if fault:
+        return DeviceFault(f"{name}: the GPU failed while it was computed: {fault}")
+    if record.fruitless_deaths < MAX_FRUITLESS_DEATHS:
+        return None
+    return EngineDead(  # it may be what kills them
+        f"{name}: {record.fruitless_deaths} workers died while they ran it, without a token in "
+        "between; the server's log says how"
     )

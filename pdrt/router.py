@@ -19,12 +19,10 @@ import numpy as np
 from pdrt._C import FinishReason, Ledger, Phase, Word
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.messages import Admit, Look, Message, Offer, Report, Role
-from pdrt.records import Record, Worker, too_many_deaths
+from pdrt.records import Record, Worker, why_given_up
 from pdrt.request import Request
 from pdrt.updates import Sink, Update, read_update
 from pdrt.waiting import WaitingQueue
-
-MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
 
 
 class Router:
@@ -113,18 +111,20 @@ class Router:
         self._workers[instance] = Worker(instance, role, send)
         self.tick()
 
-    def worker_down(self, instance: int, held: Collection[int]) -> None:
-        """The keeper has released the requests (by number) that the instance held."""
+    def worker_down(
+        self, instance: int, held: Collection[int], fault: str = "", faulted: Collection[int] = ()
+    ) -> None:
+        """The keeper has released requests, by number; a fault of the GPU ends those it befell."""
         worker = self._workers.pop(instance, None)
         for slot in worker.told if worker else ():
             if (record := self._slots.get(slot)) and record.told_worker is worker:
                 record.told_worker = None
-        for record in list(self._slots.values()):
-            if record.number in held:
-                self._look(record)  # a token that nobody reported was not fruitless
-                record.fruitless_deaths += 1
-                if record.fruitless_deaths >= MAX_FRUITLESS_DEATHS and not record.ended:
-                    self._end(record, Update(error=too_many_deaths(record)))
+        for record in [each for each in self._slots.values() if each.number in held]:
+            self._look(record)  # a token that nobody reported was not fruitless
+            record.fruitless_deaths += 1
+            error = why_given_up(record, fault if record.number in faulted else "")
+            if error and not record.ended:
+                self._end(record, Update(error=error))
         self.tick()
 
     def hear(self, report: Report) -> None:

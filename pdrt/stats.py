@@ -65,6 +65,7 @@ def _workers(front: FrontEnd) -> list[WorkerStats]:
             pid=live[spec.name].pid if spec.name in live else 0,
             alive=spec.name in live,
             restarts=front.restarts.get(spec.name, 0),
+            faults=front.faults.get(spec.name, 0),
         )
         for spec in front.server.workers
     ]

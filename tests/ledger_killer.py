@@ -197,6 +197,11 @@ def reap() -> tuple[Scene, Operation]:
     return scene, lambda: expect(scene.ledger.reap(ME), "DONE")
 
 
+def reap_after_a_device_fault() -> tuple[Scene, Operation]:
+    scene, _ = reap()
+    return scene, lambda: expect(scene.ledger.reap(ME, keep_filled=False), "DONE")
+
+
 def audit() -> tuple[Scene, Operation]:
     scene = Scene()
     scene.until(scene.other, scene.submit([1] * 5, 3), "DECODING")
@@ -228,6 +233,7 @@ SCENES: dict[str, Callable[[], tuple[Scene, Operation]]] = {
         finish_with_a_step_in_flight,
         abort,
         reap,
+        reap_after_a_device_fault,
         audit,
     )
 } | {f"rebuild_after_write_{n}": lambda n=n: rebuild(n) for n in (5, 20, 40, 60)}

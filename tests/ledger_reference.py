@@ -216,10 +216,10 @@ class Reference:
             self.put_back(s, (KEEPER, 0))
         return len(marked)
 
-    def reap(self, instance: int) -> str:
+    def reap(self, instance: int, keep_filled: bool = True) -> str:
         for s in self.slots:
             if s.holder == instance:
-                self.put_back(s, (instance, self.launched[instance]))
+                self.put_back(s, (instance, self.launched[instance]), keep_filled)
         self.read[instance] = self.launched[instance]
         self.drain(instance, self.launched[instance])
         return "DONE"
@@ -237,10 +237,14 @@ class Reference:
         del self.index[page.prefix]
         self.num_free += 1
 
-    def put_back(self, s: Slot, tag: tuple[int, int]) -> None:
+    def put_back(self, s: Slot, tag: tuple[int, int], keep_filled: bool = True) -> None:
         for page in reversed(s.pages):  # the tail is evicted first
             page.readers -= 1
-            if page.state == "WRITING" or (page.prefix is None and not page.readers):
+            stays = keep_filled and page.prefix is not None
+            if page.state == "WRITING" or (not stays and not page.readers):
+                if page.prefix is not None:
+                    del self.index[page.prefix]
+                    page.prefix = None
                 page.state, page.tag = "QUARANTINED", tag
                 self.quarantined.append(page)
             elif not page.readers:

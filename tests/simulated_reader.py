@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdrt.errors import EngineDead
+from pdrt.records import MAX_FRUITLESS_DEATHS
 from pdrt.request import Logprob, Request
-from pdrt.router import MAX_FRUITLESS_DEATHS
 from tests.in_process import Client, Incarnation
 from tests.toy_model import chain, expected_output, score
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from pdrt.records import MAX_FRUITLESS_DEATHS
 from pdrt.request import Request, sequences
-from pdrt.router import MAX_FRUITLESS_DEATHS
 from pdrt.sampling_params import SamplingParams
 from tests.toy_model import VOCABULARY, expected_output
 

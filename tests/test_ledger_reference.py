@@ -94,13 +94,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         assert self.real.sweep() == self.plain.sweep()
 
-    @rule(worker=WORKERS)
-    def die_and_be_reaped(self, worker: int) -> None:
+    @rule(worker=WORKERS, keep_filled=st.booleans())
+    def die_and_be_reaped(self, worker: int, keep_filled: bool) -> None:
         instance = self.holders[worker].instance
         for _, rows in self.flights[worker]:
             self.write(rows, late=True)
         self.flights[worker].clear()
-        assert self.real.reap(instance).name == self.plain.reap(instance)
+        assert self.real.reap(instance, keep_filled).name == self.plain.reap(instance, keep_filled)
         self.start(worker)
 
     def start(self, worker: int) -> None:

@@ -17,7 +17,7 @@ STATS = EngineStats(
     num_pages=100,
     pages=dict(zip(PAGE_STATES, (50, 10, 5, 20, 14, 1), strict=True)),
     num_handoffs=7,
-    workers=(WorkerStats("decode-0", "decode", 41, alive=True, restarts=2),),
+    workers=(WorkerStats("decode-0", "decode", 41, alive=True, restarts=2, faults=1),),
 )
 
 
@@ -55,6 +55,7 @@ def test_each_worker_has_its_state_and_restarts() -> None:
     labels = {"worker": "decode-0", "role": "decode"}
     assert sample(metrics, "pdrt:worker_up", **labels) == 1
     assert sample(metrics, "pdrt:worker_restarts_total", **labels) == 2
+    assert sample(metrics, "pdrt:device_faults_total", **labels) == 1
 
 
 def test_names_have_the_suffixes_that_tools_look_for() -> None:

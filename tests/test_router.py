@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from pdrt._C import FinishReason, Holder, Ledger, Phase
-from pdrt.errors import EngineDead, InvalidRequest, Overloaded
+from pdrt.errors import DeviceFault, EngineDead, InvalidRequest, Overloaded
 from pdrt.messages import Admit, Look, Message
+from pdrt.records import MAX_FRUITLESS_DEATHS
 from pdrt.request import Request, sequences
-from pdrt.router import MAX_FRUITLESS_DEATHS, Router
+from pdrt.router import Router
 from pdrt.sampling_params import SamplingParams
 from pdrt.sched.held import requests_held_by
 from tests.in_process import Client
@@ -163,6 +164,23 @@ def test_a_request_under_which_workers_keep_dying_is_given_up(bench: Bench) -> N
     bench.ledger.sweep()
     bench.router.tick()
     assert bench.router.is_idle
+
+
+def test_a_fault_of_the_gpu_ends_what_it_was_computing_and_nothing_else(bench: Bench) -> None:
+    doubtful, other = bench.submit(request("doubtful"), request("other"))
+    holder = bench.ledger.holder(PREFILL)
+    for slot in (0, 1):
+        holder.admit(slot, bench.ledger.word(slot).generation)
+    bench.ledger.reap(PREFILL, keep_filled=False)
+    bench.router.worker_down(PREFILL, [0, 1], "an illegal memory access was encountered", [0])
+    assert doubtful.last is not None and isinstance(doubtful.last.error, DeviceFault)
+    assert "doubtful" in str(doubtful.last.error) and "illegal" in str(doubtful.last.error)
+    bench.ledger.sweep()
+    bench.connect(PREFILL + 256)
+    assert bench.sent[-1] == Admit(1, bench.ledger.word(1).generation)
+    assert other.last is None
+    bench.router.abort("other")
+    bench.ledger.sweep()
 
 
 def test_a_token_that_a_worker_could_not_report_makes_its_death_fruitful(bench: Bench) -> None:

@@ -8,7 +8,7 @@ or another of the worker's own operations gave it back (it is no longer ours: fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -128,6 +128,16 @@ def requests_held_by(ledger: Ledger, instance: int) -> list[int]:
     """The numbers of the requests in slots whose word names this instance."""
     slots = range(ledger.num_slots)
     return [ledger.info(slot).request_id for slot in slots if ledger.word(slot).holder == instance]
+
+
+def requests_in(ledger: Ledger, instance: int, rows: Iterable[tuple[int, int]]) -> list[int]:
+    """Their numbers, of those (slot, generation) that this instance still holds."""
+    found = []
+    for slot, generation in rows:
+        word = ledger.word(slot)
+        if (word.holder, word.generation) == (instance, generation):
+            found.append(ledger.info(slot).request_id)
+    return found
 
 
 def _is_finished(info: SlotInfo) -> bool:

@@ -22,6 +22,7 @@ from pdrt._C import Ledger, Outcome
 from pdrt.errors import EngineDead
 from pdrt.messages import (
     Failed,
+    Faulted,
     Ready,
     ServerSpec,
     Serving,
@@ -34,12 +35,12 @@ from pdrt.messages import (
     WorkerUp,
 )
 from pdrt.mps import PrivateMps
-from pdrt.sched.held import requests_held_by
+from pdrt.sched.held import requests_held_by, requests_in
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
 from pdrt.worker.loading import Filled, Loading
 from pdrt.worker.running import RunningWorker
-from pdrt.worker.sharing import environment, start_mps
+from pdrt.worker.sharing import environment, faulted_under_mps, start_mps
 from pdrt.worker.watch import Watch
 
 TURN_SECONDS = 0.05
@@ -139,28 +140,39 @@ class Keeper:
                 log.info("%s is up: pid %d", worker.spec.name, worker.child.pid)
             elif isinstance(message, Failed):
                 worker.failed = message
+            elif isinstance(message, Faulted):
+                worker.faulted = message
 
     def _bury(self, worker: RunningWorker) -> None:
         """The process has ended: take its exit status, then release what it held (`_reap_dead`)."""
         del self._workers[worker.spec.index]
         self._watch.remove(worker.spec.index)
-        how = worker.child.close()
+        reason = worker.why_ended(worker.child.close())
         if worker.front:
             worker.front.close()
-        reason = f"{worker.blame} ({how})" if worker.blame else how
         log.error("%s, pid %d, %s", worker.spec.name, worker.child.pid, reason)
         self._unreaped.append((worker, reason))
 
     def _reap_dead(self) -> None:
-        """Releases the slots and pages of dead workers, tells the front end, starts them again."""
+        """Releases the slots and pages of dead workers, tells the front end, starts them again.
+
+        Raises:
+            PdrtError: there is no going on: a worker never came up, or all GPU clients have failed.
+        """
         for worker, reason in list(self._unreaped):
-            held = requests_held_by(self._ledger, worker.instance)
-            if self._ledger.reap(worker.instance) is not Outcome.DONE:
+            instance, faulted = worker.instance, worker.faulted
+            held = requests_held_by(self._ledger, instance)
+            doubtful = requests_in(self._ledger, instance, faulted.rows if faulted else ())
+            if self._ledger.reap(instance, keep_filled=faulted is None) is not Outcome.DONE:
                 continue  # the lock is busy: in the next turn
             self._unreaped.remove((worker, reason))
             if not worker.is_ready and worker.incarnation == 1:
                 raise worker.start_error(reason)
-            self._front.send(WorkerDown(worker.spec.index, worker.instance, reason, tuple(held)))
+            if faulted and self._mps:
+                raise faulted_under_mps(worker.spec, faulted)
+            fault = faulted.fault if faulted else ""
+            down = (worker.spec.index, instance, reason, tuple(held), fault, tuple(doubtful))
+            self._front.send(WorkerDown(*down))
             self._restart(worker)
 
     def _restart(self, worker: RunningWorker) -> None:

@@ -5,13 +5,14 @@ python -m pdrt.worker.main          started by the keeper, never by hand
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 from pathlib import Path
 
 from pdrt import _C
 from pdrt._C import Holder, Ledger
-from pdrt.messages import Ready, Work
+from pdrt.messages import Faulted, Ready, Work
 from pdrt.runner.runner import Runner
 from pdrt.runner.shape import ServerShape
 from pdrt.sched.decode import DecodeScheduler
@@ -19,13 +20,17 @@ from pdrt.sched.prefill import PrefillScheduler
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.decode_worker import DecodePhase
+from pdrt.worker.faults import WitnessedRunner, device_fault
 from pdrt.worker.prefill_worker import PrefillPhase
 from pdrt.worker.slabs import attach
 from pdrt.worker.worker import Phase, Worker
 
+FAULT_EXIT_CODE = 70  # EX_SOFTWARE: of a worker whose device has failed
 IDLE_SECONDS = 0.5  # an idle worker still beats, so that a stopped one is found
 STARVED_SECONDS = (0.001, 0.016)  # work that cannot run now, as pages or the lock are others':
 # looked at again after the first, then at doubled times up to the second
+
+log = logging.getLogger("pdrt")
 
 
 def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
@@ -70,7 +75,7 @@ def wait_after(waited: float, moved: bool, has_work: bool) -> float:
     return shortest if waited >= IDLE_SECONDS else min(longest, max(shortest, 2 * waited))
 
 
-def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
+def make_worker(work: Work, fds: list[int]) -> tuple[Worker, WitnessedRunner, Channel]:
     """Maps weights, KV memory and ledger, and makes the worker and its channel to the front end."""
     ledger_fd, front_fd, *slab_fds = fds
     server = work.server
@@ -92,20 +97,38 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, Channel]:
         os.close(fd)
     runner.warm_up(work.worker.role)
     phases = make_phases(work, ledger, holder)
-    worker = Worker(holder, runner, phases, server.max_num_batched_tokens, runner.eos_token_ids)
-    return worker, Channel.of_fd(front_fd)
+    witnessed = WitnessedRunner(runner)
+    budget, ends = server.max_num_batched_tokens, runner.eos_token_ids
+    return Worker(holder, witnessed, phases, budget, ends), witnessed, Channel.of_fd(front_fd)
+
+
+def end_by_fault(error: Exception, runner: WitnessedRunner, keeper: Channel) -> None:
+    """Reports a fault of the device and ends the process; returns from all other errors.
+
+    At once: what an orderly end gives back needs the context that is lost, and may wait for it.
+    """
+    fault = device_fault(error)
+    if fault is None:
+        return
+    log.error("the device has failed: %s", error)
+    keeper.send(Faulted(fault, tuple((row.slot, row.generation) for row in runner.rows())))
+    os._exit(FAULT_EXIT_CODE)
 
 
 def main() -> None:
     keeper, work, fds = process.begin("worker", Work)
     process.begin_work(work.worker.name, work.server.log_level)
     try:
-        worker, front = make_worker(work, fds)
+        worker, runner, front = make_worker(work, fds)
     except Exception as error:
         keeper.send(process.failure(error))
         raise
     keeper.send(Ready())
-    take_turns(worker, keeper, front)
+    try:
+        take_turns(worker, keeper, front)
+    except Exception as error:
+        end_by_fault(error, runner, keeper)
+        raise
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 import time
 
 from pdrt.errors import EngineDead, PdrtError
-from pdrt.messages import Failed, WorkerSpec
+from pdrt.messages import Failed, Faulted, WorkerSpec
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.process import Child
@@ -25,6 +25,7 @@ class RunningWorker:
         self.started = time.monotonic()
         self.blame = ""  # why we killed it, if we did
         self.failed: Failed | None = None  # what it said before it ended
+        self.faulted: Faulted | None = None  # that its GPU failed, and under which rows
 
     @property
     def instance(self) -> int:
@@ -33,6 +34,12 @@ class RunningWorker:
     @property
     def is_ready(self) -> bool:
         return self.front is None
+
+    def why_ended(self, how: str) -> str:
+        """In words; `how` is its exit status."""
+        fault = f"ended by a fault of its device: {self.faulted.fault}" if self.faulted else ""
+        blame = self.blame or fault
+        return f"{blame} ({how})" if blame else how
 
     def start_error(self, reason: str) -> PdrtError:
         """Why the first incarnation never came up."""

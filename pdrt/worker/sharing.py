@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from pdrt.errors import ConfigError
-from pdrt.messages import Role, ServerSpec
+from pdrt.errors import ConfigError, EngineDead
+from pdrt.messages import Faulted, Role, ServerSpec, WorkerSpec
 from pdrt.mps import MpsError, PrivateMps
 
 log = logging.getLogger("pdrt")
@@ -40,3 +40,14 @@ def environment(mps: PrivateMps | None, role: Role | None, server: ServerSpec) -
     if mps is None:
         return NOTHING
     return mps.environment(server.prefill_sm_percent if role == "prefill" else 100)
+
+
+def faulted_under_mps(worker: WorkerSpec, faulted: Faulted) -> EngineDead:
+    """Under MPS a fault of one client is a fault of all, and new ones are refused until all ended.
+
+    Reference: https://docs.nvidia.com/deploy/mps, "Client Termination"
+    """
+    return EngineDead(
+        f"{worker.name} was ended by a fault of its device ({faulted.fault}), and under MPS that "
+        "takes all processes of the server with it; start again, with --mps off to keep them apart"
+    )
