@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.kernels.attention_inputs import (
     PAGE_SIZE,
@@ -47,6 +48,7 @@ class Shape:
     measure: str | None = None
     page_size: int = PAGE_SIZE
     split_tokens: int = 0  # the mode in which bits depend on the row alone
+    with_flex: bool = False  # torch compiles it first, which takes seconds
 
 
 def shapes(options: Options) -> Iterator[Shape]:
@@ -54,12 +56,14 @@ def shapes(options: Options) -> Iterator[Shape]:
         yield Shape(Heads(80, 2, 2), (70, 9), "tiny")
         return
     for batch in (1, 8, 32, 64):
-        yield Shape(PHI_2, (2048,) * batch, f"{batch} x 2k", f"decode_d80_2k_b{batch}")
+        measure, with_flex = f"decode_d80_2k_b{batch}", batch in (8, 64) and not options.quick
+        yield Shape(PHI_2, (2048,) * batch, f"{batch} x 2k", measure, with_flex=with_flex)
     draw = random.Random(0)
     ragged = tuple(draw.randrange(64, 2049) for _ in range(64))
     yield Shape(PHI_2, ragged, "64 ragged 64..2048", "decode_ragged_b64")
     for batch in (8, 32, 128):
-        yield Shape(GQA, (8192,) * batch, f"{batch} x 8k", f"decode_gqa_d128_8k_b{batch}")
+        measure, with_flex = f"decode_gqa_d128_8k_b{batch}", batch == 32 and not options.quick
+        yield Shape(GQA, (8192,) * batch, f"{batch} x 8k", measure, with_flex=with_flex)
     if options.quick:
         return
     yield Shape(PHI_2, (2048,) * 64, "64 x 2k", page_size=64)
@@ -144,6 +148,12 @@ def peers(shape: Shape, query: Tensor, calls: list[partial[Tensor]]) -> dict[str
     for name, backend in SDPA.items():
         found[name] = [
             partial(sdpa, backend, query.unsqueeze(2), layer, is_causal=False) for layer in layers
+        ]
+    if shape.with_flex:
+        flex = torch.compile(flex_attention, dynamic=False)  # which knows rows of one token
+        found["flex"] = [
+            partial(flex, query.unsqueeze(2), layer[0], layer[1], enable_gqa=True)
+            for layer in layers
         ]
     return found
 
