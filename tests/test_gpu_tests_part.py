@@ -50,6 +50,13 @@ def test_counts_and_the_names_of_what_failed(part: ModuleType, tmp_path: Path) -
     assert len(found["bad"]) == 2
 
 
+def test_tests_that_start_servers_are_a_part_of_their_own(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_server.py").write_text("pdrt.Engine()  # mark.gpu")
+    (tmp_path / "tests/test_op.py").write_text("# mark.gpu")
+    (tmp_path / "tests/test_cpu_server.py").write_text("pdrt.Engine()")
+    assert part.server_tests() == ["tests/test_server.py"]
+
+
 def test_files_of_triton_kernels_are_found_by_what_they_import(
     part: ModuleType, tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels,
-which then run compiled and not in the interpreter.
+which then run compiled and not in the interpreter. Those that start a server take a part of their
+own: what a server takes of the card, and what a fault of the card does to it.
 
-    python benchmarks/gpu/gpu_tests.py [--quick]
+    python benchmarks/gpu/gpu_tests.py [--quick | --servers]
 
 pytest's plugins may be missing, so the options that pyproject.toml gives them are left out; so may
 be what a test file imports, which fails that file and no other.
@@ -34,14 +35,21 @@ markers =
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
+    parser.add_argument("--servers", action="store_true", help="only those that start a server")
     args = parser.parse_args()
-    marked, triton = files_with(r"mark\.gpu"), [] if args.quick else triton_tests()
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = {
-            "marked_gpu": pytest(Path(scratch), "gpu and not slow", marked),
-            "triton": pytest(Path(scratch), "not gpu and not slow", triton),
+    servers = server_tests()
+    kinds = {"servers": ("gpu and not slow", servers)}
+    if not args.servers:
+        marked = [file for file in files_with(r"mark\.gpu") if file not in servers]
+        triton = [] if args.quick else triton_tests()
+        kinds = {
+            "marked_gpu": ("gpu and not slow", marked),
+            "triton": ("not gpu and not slow", triton),
         }
-    emit({"bench": "gpu_tests", **provenance("python benchmarks/gpu/gpu_tests.py"), **runs}, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {kind: pytest(Path(scratch), *which) for kind, which in kinds.items()}
+    command = "python benchmarks/gpu/gpu_tests.py" + " --servers" * args.servers
+    emit({"bench": "gpu_tests", **provenance(command), **runs}, None)
     return 1 if any(run["bad"] for run in runs.values()) else 0
 
 
@@ -49,6 +57,11 @@ def files_with(pattern: str) -> list[str]:
     """Test files in which something matches. The others may import what this machine lacks."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
     return [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+
+
+def server_tests() -> list[str]:
+    """Files of tests marked gpu that start a server."""
+    return [file for file in files_with(r"mark\.gpu") if file in files_with(r"pdrt\.Engine\(")]
 
 
 def triton_tests() -> list[str]:
