@@ -1,8 +1,9 @@
 """Compiles the Triton kernels for GPUs that are not there, and reads what came out.
 
-Triton's wheel has the whole tool chain: a kernel is compiled to machine code without a driver, and
-the machine code tells its registers, its spills, its shared memory and its instructions. It must
-run in a process without TRITON_INTERPRET:
+Triton's wheel has the whole tool chain: a kernel is compiled to machine code without a driver. The
+machine code tells its registers, its spills and its shared memory. Which loads and which matrix
+products there are is read in PTX, which says the same of them as the machine code: disassembling
+that costs as much as half of the compilations. It must run in a process without TRITON_INTERPRET:
 
     python -m tests.offline 80 90        # one JSON line a kernel, configuration and architecture
 """
@@ -49,6 +50,9 @@ SHARED_PER_CTA = {80: 163 << 10, 90: 227 << 10}
 REGISTERS_PER_SM = 65536
 SHARED_RESERVED = 1024  # by the system, a CTA
 
+LABEL, BRANCH = re.compile(r"(\$\w+):"), re.compile(r"\bbra(?:\.uni)?\s+(\$\w+);")
+NARROW_LOAD = re.compile(r"\bld\.global(?:\.(?!v\d)[\w:]+)*\.[bus](?:8|16)\b")
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -89,18 +93,18 @@ def compile_case(case: CompileCase, arch: int) -> Compiled:
     )
     options = OPTIONS | {"num_warps": case.num_warps, "num_stages": case.num_stages}
     kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    sass = _disassemble(kernel.asm["cubin"])
+    usage, ptx = _resource_usage(kernel.asm["cubin"]), kernel.asm["ptx"]
     return Compiled(
         name=case.name,
         arch=arch,
         num_warps=case.num_warps,
-        registers=_number("REG", sass),
-        local=_number("LOCAL", sass),
-        stack=_number("STACK", sass),
+        registers=_number("REG", usage),
+        local=_number("LOCAL", usage),
+        stack=_number("STACK", usage),
         shared=kernel.metadata.shared,
-        async_loads=len(re.findall(r"\b(?:LDGSTS|UTMALDG|UBLKCP)\b", sass)),
-        narrow_loads=sum(len(re.findall(r"\bLDG\.E\.[US](?:8|16)\b", s)) for s in _loops(sass)),
-        tensor_core_shapes=_tensor_core_shapes(kernel.asm["ptx"]),
+        async_loads=len(re.findall(r"\bcp\.async\.(?:ca|cg|bulk)\b", ptx)),
+        narrow_loads=sum(len(NARROW_LOAD.findall(loop)) for loop in innermost_loops(ptx)),
+        tensor_core_shapes=_tensor_core_shapes(ptx),
         expected_shapes=tuple(sorted(case.tensor_core_shapes)),
         expects_async_loads=case.async_loads,
     )
@@ -114,13 +118,13 @@ def _type(value: Any) -> str:
     return str(value).removesuffix(":16")
 
 
-def _disassemble(cubin: bytes) -> str:
-    """Resource usage and instructions, as cuobjdump prints them."""
+def _resource_usage(cubin: bytes) -> str:
+    """As cuobjdump prints it."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [tool, "--dump-resource-usage", "--dump-sass", file.name]
+        command = [tool, "--dump-resource-usage", file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -135,15 +139,15 @@ def _tensor_core_shapes(ptx: str) -> tuple[str, ...]:
     return tuple(sorted(set(re.findall(shapes, ptx))))
 
 
-def _loops(sass: str) -> Iterator[str]:
-    """The instructions of each innermost loop: from where a backward branch goes to the branch."""
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)
-    lines = [(int(address, 16), text) for address, text in found]
-    jumps = [(re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text), address) for address, text in lines]
-    loops = [(int(jump[1], 16), end) for jump, end in jumps if jump and int(jump[1], 16) < end]
+def innermost_loops(ptx: str) -> Iterator[str]:
+    """The instructions of each innermost loop: from a label to the branch that goes back to it."""
+    lines = ptx.splitlines()
+    labels = {found[1]: at for at, line in enumerate(lines) if (found := LABEL.match(line))}
+    jumps = [(BRANCH.search(line), at) for at, line in enumerate(lines)]
+    loops = [(labels[jump[1]], end) for jump, end in jumps if jump and labels[jump[1]] < end]
     for start, end in loops:
         if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops):
-            yield "\n".join(text for address, text in lines if start <= address <= end)
+            yield "\n".join(lines[start : end + 1])
 
 
 def cases(ops: tuple[str, ...] = OPS) -> list[CompileCase]:

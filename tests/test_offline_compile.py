@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.offline import SHARED_PER_CTA, cases
+from tests.offline import NARROW_LOAD, SHARED_PER_CTA, cases, innermost_loops
 
 STACK_ALLOWED = 16  # bytes: a call's frame, not a spill
 ARCHS = [80, 90]
@@ -59,6 +59,28 @@ def test_loops_over_kv_load_ahead_and_in_wide_pieces(arch: int) -> None:
 def test_tensor_cores_are_used_in_the_expected_shapes(arch: int) -> None:
     for row in compiled(arch):
         assert row["tensor_core_shapes"] == row["expected_shapes"], row
+
+
+PTX = """
+	ld.global.b16 { %rs1 }, [ %rd1 + 0 ];
+	@%p1 bra 	$L__BB0_9;
+$L__BB0_2:                              // =>This Loop Header: Depth=1
+	ld.global.u8 %rs2, [%rd2];
+$L__BB0_3:                              //   Parent Loop BB0_2 Depth=1
+	@%p3 ld.global.L1::evict_last.b16 { %rs3 }, [ %rd3 + 0 ];
+	ld.global.v8.b16 {%rs4, %rs5}, [%rd4];
+	@%p2 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd5 + 0 ];
+	@%p4 bra 	$L__BB0_3;
+	bra.uni 	$L__BB0_2;
+$L__BB0_9:
+	ld.global.b16 { %rs6 }, [ %rd6 + 0 ];
+"""
+
+
+def test_narrow_loads_are_seen_in_innermost_loops() -> None:
+    (loop,) = innermost_loops(PTX)
+    assert NARROW_LOAD.findall(loop) == ["ld.global.L1::evict_last.b16"]
+    assert len(NARROW_LOAD.findall(PTX)) == 4
 
 
 def test_several_decode_programs_share_a_multiprocessor() -> None:
