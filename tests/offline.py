@@ -6,6 +6,7 @@ products there are is read in PTX, which says the same of them as the machine co
 that costs as much as half of the compilations. It must run in a process without TRITON_INTERPRET:
 
     python -m tests.offline 80 90        # one JSON line a kernel, configuration and architecture
+    python -m tests.offline --common 80  # only what common models launch
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ OPS = (
     "sample_draw",
     "sample_edits",
     "sample_threshold",
+)
+
+# Names of configurations that today's common models launch, one of each kind.
+COMMON = re.compile(
+    r"D80.* bfloat16|D128 group 4|combine|balanced|phi-2 bf|llama-8b|gelu_tanh \d|"
+    r"silu_and_mul .* b|layer_norm 2560 bfloat16 fused=True|rms_norm 3072|"
+    r"sample (scan|weigh|draw|greedy) 51200"
 )
 
 # By architecture: shared memory of a multiprocessor and the most one CTA may have, in bytes.
@@ -155,16 +163,23 @@ def cases(ops: tuple[str, ...] = OPS) -> list[CompileCase]:
     return [case for module in modules for case in module.compile_cases()]
 
 
-def compile_all(arch: int) -> Iterator[Compiled]:
-    """Every configuration for an architecture, in order, on all cores."""
+def cases_for(arch: int, common: bool = False) -> list[CompileCase]:
+    """Every configuration for an architecture, or those of COMMON."""
     mine = [case for case in cases() if arch in case.archs]
+    return [case for case in mine if COMMON.search(case.name)] if common else mine
+
+
+def compile_all(arch: int, common: bool = False) -> Iterator[Compiled]:
+    """cases_for, compiled, in order, on all cores."""
+    mine = cases_for(arch, common)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(partial(compile_case, arch=arch), mine)
 
 
 def main() -> None:
-    for arch in map(int, sys.argv[1:]):
-        for compiled in compile_all(arch):
+    common = "--common" in sys.argv
+    for arch in (int(argument) for argument in sys.argv[1:] if argument != "--common"):
+        for compiled in compile_all(arch, common):
             row = asdict(compiled) | {"ctas_per_sm": compiled.ctas_per_sm}
             print(json.dumps(row), flush=True)
 

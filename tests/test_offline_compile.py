@@ -15,49 +15,51 @@ from typing import Any
 
 import pytest
 
-from tests.offline import NARROW_LOAD, SHARED_PER_CTA, cases, innermost_loops
+from tests.offline import NARROW_LOAD, SHARED_PER_CTA, cases_for, innermost_loops
 
 STACK_ALLOWED = 16  # bytes: a call's frame, not a spill
-ARCHS = [80, 90]
+# All for Hopper; of what came before it by default only what common models launch, for the time.
+TARGETS = [(90, False), (80, True), pytest.param(80, False, marks=pytest.mark.slow)]
+for_every_target = pytest.mark.parametrize(("arch", "common"), TARGETS)
 
 
 @cache
-def compiled(arch: int) -> list[dict[str, Any]]:
+def compiled(arch: int, common: bool) -> list[dict[str, Any]]:
     """In a process of its own: this one may interpret kernels, and then cannot compile them."""
     environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.offline", str(arch)]
+    command = [sys.executable, "-m", "tests.offline", str(arch), *["--common"] * common]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_every_configuration_compiles(arch: int) -> None:
-    expected = [case.name for case in cases() if arch in case.archs]
+@for_every_target
+def test_every_configuration_compiles(arch: int, common: bool) -> None:
+    expected = [case.name for case in cases_for(arch, common)]
     assert len(set(expected)) == len(expected), "two configurations have one name"
-    assert [row["name"] for row in compiled(arch)] == expected
+    assert [row["name"] for row in compiled(arch, common)] == expected
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_nothing_spills_and_shared_memory_fits(arch: int) -> None:
-    for row in compiled(arch):
+@for_every_target
+def test_nothing_spills_and_shared_memory_fits(arch: int, common: bool) -> None:
+    for row in compiled(arch, common):
         assert row["local"] == 0, row
         assert row["stack"] <= STACK_ALLOWED, row
         assert row["shared"] <= SHARED_PER_CTA[arch], row
         assert row["ctas_per_sm"] >= 1, row
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_loops_over_kv_load_ahead_and_in_wide_pieces(arch: int) -> None:
-    for row in compiled(arch):
+@for_every_target
+def test_loops_over_kv_load_ahead_and_in_wide_pieces(arch: int, common: bool) -> None:
+    for row in compiled(arch, common):
         assert row["narrow_loads"] == 0, row
         if row["expects_async_loads"]:
             assert row["async_loads"] > 0, row
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_tensor_cores_are_used_in_the_expected_shapes(arch: int) -> None:
-    for row in compiled(arch):
+@for_every_target
+def test_tensor_cores_are_used_in_the_expected_shapes(arch: int, common: bool) -> None:
+    for row in compiled(arch, common):
         assert row["tensor_core_shapes"] == row["expected_shapes"], row
 
 
@@ -86,7 +88,7 @@ def test_narrow_loads_are_seen_in_innermost_loops() -> None:
 def test_several_decode_programs_share_a_multiprocessor() -> None:
     """Loads in flight hide the memory's latency: four programs of 20 KB and more, by Little's law
     three times what 4.8 TB/s and 132 multiprocessors need at 800 ns."""
-    rows = [row for row in compiled(90) if row["name"].startswith("decode ")]
+    rows = [row for row in compiled(90, False) if row["name"].startswith("decode ")]
     assert rows
     for row in rows:
         assert row["ctas_per_sm"] >= 4, row
