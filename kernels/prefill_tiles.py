@@ -32,7 +32,10 @@ class PrefillTiles:
     num_splits: int = 1
 
     def to(self, device: torch.device | str) -> PrefillTiles:
-        return replace(self, table=self.table.to(device, non_blocking=True))
+        """A copy, on its way when this returns: a GPU is not waited for."""
+        is_gpu = torch.device(device).type == "cuda"
+        table = self.table.pin_memory() if is_gpu else self.table
+        return replace(self, table=table.to(device, non_blocking=True))
 
 
 def prefill_tiles(

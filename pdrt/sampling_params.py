@@ -110,6 +110,17 @@ class SlotParams(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int = -1
     prompt_logprobs: int = -1
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether what a token is chosen from depends on the tokens before it, beside the model."""
+        return bool(
+            self.repetition_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.min_tokens
+            or self.bad_words
+        )
+
 
 def slot_params(
     params: SamplingParams, seed: int, bad_words: tuple[tuple[int, ...], ...]

@@ -62,6 +62,11 @@ class Incarnation:
     outbox: deque[Report] = field(default_factory=deque)
     dead: bool = False
 
+    @property
+    def moves(self) -> bool:
+        """It has something to read, to say or to compute, or to be buried for."""
+        return bool(self.dead or self.inbox or self.outbox or self.worker.has_work)
+
 
 class InProcessServer:
     """One server. `make_runner(holder)` makes the runner of a worker instance."""

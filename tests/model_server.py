@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdrt._C import Ledger, Memory
+from pdrt._C import Holder, Ledger, Memory
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role
 from pdrt.model.checkpoint import read_spec
@@ -15,6 +15,7 @@ from pdrt.model.weights import load_weights
 from pdrt.request import Request, SamplingParams
 from pdrt.runner.runner import Runner
 from pdrt.runner.shape import ServerShape
+from tests.deferred import deferred
 from tests.in_process import InProcessServer
 
 ROLES: dict[str, tuple[Role, ...]] = {
@@ -27,7 +28,10 @@ ROLES: dict[str, tuple[Role, ...]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How a server is set up; the tokens must not depend on any of it."""
+    """How a server is set up; the tokens must not depend on any of it.
+
+    `deferred`: two steps in flight, on a device that computes as late as may be.
+    """
 
     mode: str = "separated"
     page_size: int = 16
@@ -36,6 +40,7 @@ class Shape:
     max_num_seqs: int = 16
     max_model_len: int = 2048
     threads: int = 2
+    deferred: bool = False
 
     @property
     def limits(self) -> ServerShape:
@@ -68,10 +73,9 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
         max_model_len=shape.max_model_len,
         sealed_bound=4,
     )
-    return InProcessServer(
-        ledger,
-        ROLES[shape.mode],
-        lambda holder: Runner.create(
+
+    def make_runner(holder: Holder) -> Runner:
+        runner = Runner.create(
             weights.folder,
             weights.dtype,
             weights=weights.memory,
@@ -80,7 +84,13 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
             threads=shape.threads,
             on_layer=holder.beat,
             shape=shape.limits,
-        ),
+        )
+        return deferred(runner, spec, ledger) if shape.deferred else runner
+
+    return InProcessServer(
+        ledger,
+        ROLES[shape.mode],
+        make_runner,
         budget=shape.chunk,
         max_num_seqs=shape.max_num_seqs,
         eos_token_ids=spec.eos_token_ids,

@@ -6,10 +6,10 @@ import os
 from collections.abc import Collection
 
 from pdrt.router import Router
-from pdrt.sched.plan import Row
+from pdrt.sched.plan import Plan
 from tests.simulated_server import SimulatedServer
 from tests.simulation import Simulation
-from tests.toy_model import ToyRunner
+from tests.toy_model import ToyRow, ToyRunner, ToyStep
 
 
 class _WrongRunner(ToyRunner):
@@ -24,7 +24,7 @@ class WrongToken(Simulation):
 
 
 class _CarelessRunner(ToyRunner):
-    def _through_the_cache(self, row: Row, values: list[int]) -> list[int]:
+    def _through_the_cache(self, row: ToyRow, values: list[int]) -> list[int]:
         kept = dict(self._kv)
         super()._through_the_cache(row, values)
         if row.end == 13:
@@ -37,6 +37,23 @@ class LostKV(Simulation):
     """What a step that ends at position 13 computes is not kept."""
 
     runner_type = _CarelessRunner
+
+
+class _LateRunner(ToyRunner):
+    _late: list[tuple[int, int]] = []
+
+    def _spoil(self, places: list[tuple[int, int]]) -> None:
+        self._late = places
+
+    def launch(self, plan: Plan) -> ToyStep:
+        super()._spoil(self._late)
+        return super().launch(plan)
+
+
+class LateWrite(Simulation):
+    """What a row writes that nobody wants is written after its step was read."""
+
+    runner_type = _LateRunner
 
 
 class _ForgetfulRouter(Router):

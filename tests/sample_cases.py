@@ -14,7 +14,7 @@ from torch import Tensor
 from pdrt.kernels.sample import SampleParams, SampleResult, sample
 from pdrt.kernels.sample_edits import Edits
 from pdrt.runner import sampler
-from pdrt.runner.logits import Context, reads_tokens
+from pdrt.runner.logits import Context
 from pdrt.runner.philox import uniform
 from pdrt.sampling_params import SlotParams
 from tests.plain_sampling import Drawn, plain_sample
@@ -45,7 +45,7 @@ def params_of(contexts: Sequence[Context]) -> SampleParams:
 
 
 def edits_of(contexts: Sequence[Context], eos: Sequence[int] = ()) -> Edits | None:
-    rows = [i for i, c in enumerate(contexts) if c.params.logit_bias or reads_tokens(c.params)]
+    rows = [i for i, c in enumerate(contexts) if c.params.logit_bias or c.params.reads_tokens]
     if not rows:
         return None
     own = [contexts[i] for i in rows]

@@ -36,8 +36,10 @@ class WatchedHolder:
     def take(self, slot: int, generation: int) -> Outcome:
         return self._ask("take", slot, generation)
 
-    def grow(self, slot: int, num_tokens: int) -> Outcome:
-        return self._ask("grow", slot, num_tokens)
+    def grow(self, slot: int, num_tokens: int, speculative: bool) -> Outcome:
+        outcome = self._ask("grow", slot, num_tokens, speculative)
+        self._tally["grow ahead", outcome] += speculative
+        return outcome
 
     def let_go(self, slot: int) -> Outcome:
         return self._ask("let_go", slot)
@@ -51,6 +53,7 @@ class WatchedHolder:
     def boundary(self, step: int, rows: Sequence[StepRow]) -> list[bool] | None:
         counted = None if self._is_busy() else self._holder.boundary(step, rows)
         self._tally["boundary", Outcome.BUSY if counted is None else Outcome.DONE] += 1
+        self._tally["row", Outcome.STALE] += (counted or []).count(False)
         return counted
 
     def _ask(self, operation: str, *args: object) -> Outcome:

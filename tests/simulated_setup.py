@@ -35,6 +35,7 @@ class Setup:
     deadliness: float  # share of a worker's events that kill it, as long as `deaths` are left
     busy: float  # share of ledger operations that find the lock held by another
     loss: float  # share of frames that are not sent, their queue being full
+    depth: int  # steps that a worker may have in flight
 
 
 def draw_setup(seed: int) -> Setup:
@@ -64,6 +65,7 @@ def draw_setup(seed: int) -> Setup:
         deadliness=draw.choice([0.04, 0.3]),
         busy=draw.choice([0.0, 0.0, 0.02, 0.2]),
         loss=draw.choice([0.0, 0.0, 0.02, 0.2]),
+        depth=draw.choice([1, 2]),
     )
 
 
@@ -86,6 +88,7 @@ def _draw_request(setup: Setup, draw: random.Random, name: str, earlier: list[Re
         n=draw.choice([1, 1, 1, 1, 1, 3]),
         ignore_eos=draw.random() < 0.8,
         prompt_logprobs=draw.choice([None, None, None, None, 0]),
+        frequency_penalty=0.5 if draw.random() < 0.1 else 0.0,  # the toy model is deaf to it
         priority=draw.choice([0, 0, 0, 1, -1]),
     )
     max_tokens = draw.randint(1, setup.max_model_len - len(prompt))

@@ -4,7 +4,9 @@ Sockets, processes and clocks are replaced by a seeded choice of what happens ne
 arrives, a frame is read, refused or lost, a worker takes a turn and finds the lock free or busy,
 the router ticks, the keeper sweeps or audits, a client leaves, a worker dies at rest or in the
 middle of a step, is reaped some time later, and still later the router hears of it and of the next
-incarnation. The seed alone decides all of it, so a failing seed shows the same run again.
+incarnation. With two steps in flight a device computes when it is waited for or before, and what a
+dead worker has launched until it is reaped. The seed alone decides all of it, so a failing seed
+shows the same run again.
 
     python -m tests.search       many seeds
     python -m tests.replay SEED  one of them, event by event
@@ -27,11 +29,6 @@ from tests.toy_model import EOS, Limits, ToyRunner
 
 class Killed(Exception):
     """The worker dies here."""
-
-
-def moves(worker: Incarnation) -> bool:
-    """It has something to read, to say or to compute, or to be buried for."""
-    return bool(worker.dead or worker.inbox or worker.outbox or worker.worker.has_work)
 
 
 class Simulation:
@@ -81,9 +78,9 @@ class Simulation:
         return ["prefill"] * self.setup.num_prefill + ["decode"] * self.setup.num_decode
 
     def _make_runner(self, holder: Holder) -> ToyRunner:
-        limits = Limits(self.setup.budget, self.setup.max_num_seqs)
+        limits = Limits(self.setup.budget, self.setup.max_num_seqs, self.setup.depth)
         on_row = partial(self._on_row, holder.instance)
-        return self.runner_type(self.ledger, self.kv, limits, on_row)
+        return self.runner_type(holder, self.ledger, self.kv, limits, on_row)
 
     def _on_row(self, instance: int) -> None:
         if instance in self.dying:
@@ -115,6 +112,8 @@ class Simulation:
             worker.worker.hear(worker.inbox.popleft())
         self.trace.append(("turn", worker.role, worker.instance))
         try:
+            if self.setup.depth > 1 and self.random.random() < 0.3:
+                worker.runner.compute_until()  # the device is quicker than the host
             self.server.turn(worker)
         except Killed:
             self.trace.append(("died in its step", worker.instance))
@@ -133,6 +132,8 @@ class Simulation:
         """What a dead worker has sent may be read before it is buried, later, or never."""
         if self.random.random() < 0.5:
             self.late.extend(worker.outbox)
+        if self.random.random() < 0.5:
+            worker.runner.end()  # else the device drops what it launched
         held = self.server.reap(worker)
         self.trace.append(("reaped", worker.instance, held))
         self.graves.append(Grave(worker, held))
@@ -180,7 +181,8 @@ class Simulation:
         """The first that moves, from a random one on; if none does, that one."""
         workers = self.server.workers
         first = self.random.randrange(len(workers))
-        return next(filter(moves, workers[first:] + workers[:first]), workers[first])
+        in_turn = workers[first:] + workers[:first]
+        return next((each for each in in_turn if each.moves), workers[first])
 
     def _move(self, worker: Incarnation) -> None:
         roll = self.random.random()
@@ -220,13 +222,12 @@ class Simulation:
 
     def _is_over(self) -> bool:
         """All requests have ended, and no worker has a step of theirs to read."""
-        has_work = any(each.worker.has_work for each in self.server.workers)
-        return self.router.is_idle and not has_work
+        return self.router.is_idle and not any(w.worker.has_work for w in self.server.workers)
 
     def _round(self) -> None:
         while self.graves:
             self.replace()
-        for worker in list(filter(moves, self.server.workers)):
+        for worker in [each for each in self.server.workers if each.moves]:
             if worker.dead:
                 self.reap(worker)
                 continue

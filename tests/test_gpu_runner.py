@@ -20,11 +20,12 @@ from pdrt.model.batch import Batch
 from pdrt.model.layout import weight_layout
 from pdrt.model.weights import map_weights
 from pdrt.runner.gpu import GpuExecutor, gpu_executor
-from pdrt.runner.gpu_sampler import sample_on_gpu
+from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs, buckets, first_rows, load, padding_batch
 from pdrt.runner.logits import Context
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample
+from pdrt.runner.scores import score
 from pdrt.sampling_params import SlotParams
 from tests.checkpoints import greedy, transformers_model
 from tests.in_process import InProcessServer
@@ -124,7 +125,7 @@ def test_padding_rows_change_nothing_and_write_nothing(tiny_llama: Path) -> None
     outcomes = []
     for padded in (False, True):
         executor, pool = make_executor(weights, SHAPE)
-        pool.copy_(torch.randn(pool.shape, generator=torch.Generator().manual_seed(1)))
+        random_pool(pool)
         if padded:
             static = padding_batch(4, SHAPE.max_model_len // SHAPE.page_size, DEVICE)
             load(static, decode_batch(4), 4)  # an earlier step of more rows
@@ -136,6 +137,37 @@ def test_padding_rows_change_nothing_and_write_nothing(tiny_llama: Path) -> None
     (alone, pool_alone), (together, pool_together) = outcomes
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(pool_together, pool_alone)
+
+
+def random_pool(pool: torch.Tensor) -> None:
+    pool.copy_(torch.randn(pool.shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "as-in-a-graph"])
+def test_a_step_begins_with_tokens_that_only_the_device_knows(
+    tiny_llama: Path, graph: bool
+) -> None:
+    """Three rows draw; next, two of them go on, moved, beside one that the host knows."""
+    weights, first = Weights(tiny_llama, device="cuda"), decode_batch(3)
+    executor, pool = make_executor(weights, SHAPE)
+    random_pool(pool)
+    contexts = [Context(SlotParams(1.0, 1.0, 0, seed, False), 10) for seed in range(3)]
+    drawing = executor.draw(executor.forward(first), contexts, [])
+    ids = torch.tensor([~2, 7, ~0], dtype=torch.int32)
+    second = replace(decode_batch(3), input_ids=ids, positions=first.positions + 1)
+    second = replace(second, slot_mapping=first.slot_mapping + 1, seq_lens=first.seq_lens + 1)
+    kept = pool.clone()
+    if graph:
+        static = padding_batch(4, SHAPE.max_model_len // SHAPE.page_size, DEVICE)
+        load(static, second, 4)
+        hidden = executor.decode_step(first_rows(static, 4))[:3]
+    else:
+        hidden = executor.forward(second)
+    tokens = [sampled.token for sampled, _ in drawing.read()]  # only now
+    pool.copy_(kept)
+    known = torch.tensor([tokens[2], 7, tokens[0]], dtype=torch.int32)
+    expected = executor.forward(replace(second, input_ids=known))
+    torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +193,7 @@ def test_the_sampler_of_the_gpu_chooses_as_that_of_the_cpu() -> None:
     chance = np.random.default_rng(7)
     params = [
         SlotParams(0.0, 1.0, 0, 1, False),
-        SlotParams(1.5, 0.9, 20, 2, False, min_p=0.02),
+        SlotParams(1.5, 0.9, 20, 2, False, min_p=0.02, logprobs=3),
         SlotParams(1.0, 1.0, 0, 3, False, 0.0, 1.3, 0.5, 0.25, {5: 3.0, 9: -100.0}),
         SlotParams(0.0, 1.0, 0, 4, False, min_tokens=9, stop_token_ids=(4,), bad_words=((7, 8),)),
     ]
@@ -172,8 +204,21 @@ def test_the_sampler_of_the_gpu_chooses_as_that_of_the_cpu() -> None:
         logits = chance.normal(0, 2, (4, 40)).astype(np.float32)
         logits[3, [3, 4, 8]] = 9.0  # an end, a stop token and the end of a bad word
         expected = sample(logits, contexts, [3])
-        got = sample_on_gpu(torch.from_numpy(logits).to(DEVICE), contexts, [3])
+        result = sample_on_gpu(torch.from_numpy(logits).to(DEVICE), contexts, [3])
+        draws = DeviceDrawing(result, contexts, DEVICE).read()
+        got = [token for token, _ in draws]
         assert [each.token for each in got] == [each.token for each in expected]
         assert [each.logprob for each in got] == pytest.approx(
             [each.logprob for each in expected], abs=1e-5
         )
+        assert [len(rivals) for _, rivals in draws] == [0, 1, 0, 0]
+        (rivals,) = draws[1][1]
+        wanted = score(logits[1:2], np.array([got[1].token], np.int32), 12, 3)
+        assert rivals.start == wanted.start
+        np.testing.assert_array_equal(rivals.top_ids, wanted.top_ids)
+        for name in ("logprobs", "top_logprobs"):
+            np.testing.assert_allclose(getattr(rivals, name), getattr(wanted, name), atol=1e-5)
+
+
+def test_a_step_without_rows_that_sample_is_waited_for_as_well() -> None:
+    assert DeviceDrawing(None, [], DEVICE).read() == []

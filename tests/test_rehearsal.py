@@ -17,7 +17,15 @@ import triton
 from pdrt.kernels.launch import INTERPRETED
 from pdrt.messages import Role
 from pdrt.runner.logits import Context
-from pdrt.runner.rehearsal import DRAWN, FILTERED, GREEDY, kinds_of_steps, rehearse, rehearsed_batch
+from pdrt.runner.rehearsal import (
+    DRAWN,
+    FILTERED,
+    GREEDY,
+    RIVALS,
+    kinds_of_steps,
+    rehearse,
+    rehearsed_batch,
+)
 from pdrt.runner.shape import ServerShape
 from tests.model_server import Shape, Weights
 from tests.test_gpu_runner import make_executor
@@ -82,9 +90,9 @@ def test_no_step_after_it_needs_a_kernel_that_was_not_compiled(
     steps = {"decode": decode, "prefill": prefill, "unified": [*decode, *prefill, *mixed]}[role]
     for rows in steps:
         hidden = executor.forward(rehearsed_batch(rows, SHAPE.page_size))
-        for params in (GREEDY, DRAWN, FILTERED):
+        for params in (GREEDY, DRAWN, FILTERED, RIVALS):
             contexts = [Context(params, end) for _, end in rows]
-            executor.sample(executor.logits(hidden), contexts, ())
+            executor.draw(hidden, contexts, ()).read()
     assert len(before) > 10
     assert launches.keys - before == set()
 
@@ -122,6 +130,5 @@ def test_triton_compiles_nothing_after_it(tiny_llama: Path, role: Role) -> None:
         )
         for rows in kinds_of_steps(SHAPE.limits, role):
             hidden = executor.forward(rehearsed_batch(rows, SHAPE.page_size))
-            executor.sample(executor.logits(hidden), [Context(DRAWN, e) for _, e in rows], ())
-        executor.wait()
+            executor.draw(hidden, [Context(DRAWN, e) for _, e in rows], ()).read()
     assert compiled == []

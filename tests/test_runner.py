@@ -66,7 +66,7 @@ class Bench:
     def step(self, *rows: Row) -> list[Sampled | None]:
         """Launches, computes and reads one step."""
         step = self.holder.launch()
-        results = [result.sampled for result in self.runner.run(Plan(rows))]
+        results = [result.sampled for result in self.runner.launch(Plan(rows)).read()]
         read = [
             (row.slot, row.generation, row.end, -1, 0.0, FinishReason.NONE)
             if got is None
@@ -151,7 +151,9 @@ def test_the_sampled_position_decides_the_random_number(tiny_llama: Path) -> Non
 def test_a_batch_names_each_tokens_place(tiny_llama: Path) -> None:
     bench = Bench(tiny_llama)
     a, b = bench.admit(list(range(40))), bench.admit(list(range(60, 80)))
-    batch = make_batch(Plan((Row(*b, 15, 5, True), Row(*a, 0, 17, False))), bench.ledger, [1, 2])
+    batch = make_batch(
+        Plan((Row(*b, 15, 5, True), Row(*a, 0, 17, False))), bench.ledger, [1, 2], {}
+    )
     table = bench.ledger.page_table([b[0], a[0]])
     assert batch.input_ids.tolist() == [*range(75, 80), *range(17)]
     assert batch.positions.tolist() == [*range(15, 20), *range(17)]

@@ -44,6 +44,9 @@ EVENTS = {
     "grow PREEMPTED": 700,
     "grow LET_GO": 400,
     "grow NO_PAGES": 500,
+    "grow ahead DONE": 20_000,
+    "grow ahead NO_PAGES": 700,
+    "row STALE": 800,
     "let_go DONE": 250,
     "admit BUSY": 3_000,
     "boundary BUSY": 3_000,
@@ -93,6 +96,7 @@ def test_seeds_reach_every_shape_of_server() -> None:
     assert {s.page_size for s in setups} == set(range(1, 9))
     assert sum(smallest_pool(s) for s in setups) > NUM_RUNS // 4
     assert {s.sealed_bound for s in setups} == {1, 2, 3}
+    assert {s.depth for s in setups} == {1, 2}
 
 
 def smallest_pool(setup: Setup) -> bool:
@@ -113,6 +117,7 @@ def test_a_seed_alone_decides_the_run() -> None:
     [
         ("WrongToken", "AssertionError: r[0-9]: wrong tokens"),
         ("LostKV", "AssertionError: slot [0-9] reads another's KV"),
+        ("LateWrite", "AssertionError: slot [0-9] reads another's KV"),
         ("ForgottenSlot", "AssertionError: starved or deadlocked"),
         ("EndlessStep", "RunsForever: the run has computed for 0.3 seconds"),
         ("Crash", "SIGABRT"),

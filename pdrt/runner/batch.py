@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 
 from pdrt._C import Ledger
 from pdrt.model.batch import Batch
-from pdrt.sched.plan import Plan
+from pdrt.sched.plan import Key, Plan, Row
 
 Ints = NDArray[np.int32]
 
 
-def make_batch(plan: Plan, ledger: Ledger, num_wanted: Sequence[int]) -> Batch:
+def make_batch(
+    plan: Plan, ledger: Ledger, num_wanted: Sequence[int], drawing: Mapping[Key, int]
+) -> Batch:
     """The batch of a plan with at least one row, whose slots this worker holds.
 
     Args:
         num_wanted: of each row, how many of its last tokens are to have logits.
+        drawing: of the step before, which of its draws each row has; for rows that are ahead.
     """
     rows = plan.rows
     page_table = ledger.page_table([row.slot for row in rows])
@@ -30,7 +33,7 @@ def make_batch(plan: Plan, ledger: Ledger, num_wanted: Sequence[int]) -> Batch:
     ]
     ends = list(accumulate(row.num_tokens for row in rows))
     return Batch(
-        input_ids=_join([ledger.tokens(row.slot, row.start, row.end) for row in rows]),
+        input_ids=_join([_input_ids(row, ledger, drawing) for row in rows]),
         positions=_join(positions),
         slot_mapping=_join(places),
         page_table=torch.from_numpy(page_table),
@@ -42,6 +45,13 @@ def make_batch(plan: Plan, ledger: Ledger, num_wanted: Sequence[int]) -> Batch:
             )
         ),
     )
+
+
+def _input_ids(row: Row, ledger: Ledger, drawing: Mapping[Key, int]) -> Ints:
+    """[row.num_tokens] int32; ~i for the i-th token that the step before draws."""
+    if row.is_ahead:
+        return np.array([~drawing[row.key]], np.int32)
+    return ledger.tokens(row.slot, row.start, row.end)
 
 
 def slots(pages: Ints, positions: Ints, page_size: int) -> Ints:

@@ -1,10 +1,20 @@
-"""How a step's forward pass runs: on this CPU here, on a GPU in pdrt.runner.gpu."""
+"""How a step is computed: on this CPU here, on a GPU in pdrt.runner.gpu.
+
+    forward -> draw -> read
+
+A device computes in the order of the calls. `forward` and `draw` may return before it has; only
+who reads what was drawn waits for it. So a step can be launched while the one before is computed:
+where a token id is not on the host yet, the batch says which draw it comes from, and the device
+puts it in (`fed`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pdrt.messages import Role
@@ -12,23 +22,42 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.runner.logits import Context
 from pdrt.runner.sampler import sample
-from pdrt.sched.plan import Sampled
+from pdrt.runner.scores import score
+from pdrt.sched.plan import Sampled, Scores
+
+# A row's token, and where its request wants them the likeliest in its place.
+Draw = tuple[Sampled, tuple[Scores, ...]]
+
+
+class Drawing(Protocol):
+    """Tokens that are being sampled."""
+
+    def read(self) -> list[Draw]:
+        """Waits until they are, and all KV of their step is written: other processes read it."""
 
 
 class Executor(Protocol):
     """One decoder on one device, with the KV pool that it writes and reads.
 
     Attributes:
+        depth: how many steps may be launched and not read.
         graph_bytes: of device memory, held for the graphs that `warm_up` captured.
     """
 
     graph_bytes: int
+
+    @property
+    def depth(self) -> int: ...
 
     def warm_up(self, role: Role) -> None:
         """Once, before the first step."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Computes a step whose tensors are on the CPU.
+
+        Args:
+            batch: an input id of ~i, which is negative, is the token that row i of the last `draw`
+                sampled; there are none where depth is 1.
 
         Returns:
             [num_wanted, hidden_size], normed, on the device.
@@ -37,17 +66,19 @@ class Executor(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, hidden_size] -> [n, vocab_size] float32, on the device."""
 
-    def sample(
-        self, logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
-    ) -> list[Sampled]:
-        """The next token of each row; docs/sampling.md."""
-
-    def wait(self) -> None:
-        """Returns when all that was started is computed: other processes read its KV from then."""
+    def draw(
+        self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
+    ) -> Drawing:
+        """Samples the next token of each row of [n, hidden_size], n may be 0; docs/sampling.md."""
 
 
 class CpuExecutor:
-    """Layer by layer. `on_layer` is called after each, and says that the step goes on."""
+    """Layer by layer. `on_layer` is called after each, and says that the step goes on.
+
+    A step is computed when its launch returns, so that two in flight would gain nothing.
+    """
+
+    depth = 1
 
     def __init__(self, decoder: Decoder, pool: Tensor, on_layer: Callable[[], None]) -> None:
         self._decoder = decoder
@@ -64,10 +95,41 @@ class CpuExecutor:
     def logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)
 
-    def sample(
-        self, logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
-    ) -> list[Sampled]:
-        return sample(logits.numpy(), contexts, eos_token_ids)
+    def draw(
+        self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
+    ) -> Drawn:
+        if not contexts:
+            return Drawn([])
+        logits = self.logits(hidden).numpy()
+        tokens = sample(logits, contexts, eos_token_ids)
+        rows = zip(tokens, logits, contexts, strict=True)
+        return Drawn([(token, _rivals(row, token, context)) for token, row, context in rows])
 
-    def wait(self) -> None:
-        """What was started has been computed when it returns."""
+
+class Drawn:
+    """Tokens that were sampled already."""
+
+    def __init__(self, draws: list[Draw]) -> None:
+        self._draws = draws
+
+    def read(self) -> list[Draw]:
+        return self._draws
+
+
+def fed(input_ids: Tensor, drawn: Tensor) -> Tensor:
+    """Input ids with those that the host does not know put in, without waiting for them.
+
+    Args:
+        input_ids: [num_tokens] int32, ~i for the i-th of `drawn`.
+        drawn: [n] int32, tokens that the last step sampled; n may be larger.
+    """
+    return torch.where(input_ids < 0, drawn.index_select(0, (~input_ids).clamp(min=0)), input_ids)
+
+
+def _rivals(logits: np.ndarray, sampled: Sampled, context: Context) -> tuple[Scores, ...]:
+    """The likeliest in the place of a token, for a request that wants them."""
+    num_top = context.params.logprobs
+    if num_top < 1:
+        return ()
+    token = np.array([sampled.token], np.int32)
+    return (score(logits[None], token, context.position, num_top),)

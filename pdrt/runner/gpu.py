@@ -1,15 +1,17 @@
 """Steps on a GPU: prefill eagerly, pure decode steps as CUDA graphs.
 
-    batch on the CPU -> device (pinned, without waiting) -> work lists -> layers -> hidden states
+    batch on the CPU -> device (pinned, without waiting) -> token ids that only the device knows
+    -> work lists -> layers -> hidden states -> tokens, which stay for the next step -> host
 
-Nothing here waits for the device but `wait`, at the end of a step, and whoever reads the sampled
-tokens before. The same code runs under Triton's interpreter on CPU tensors, without graphs.
+Nothing here waits for the device but whoever reads what was drawn, and by then the next step has
+been launched: docs/gpu.md. The same code runs under Triton's interpreter on CPU tensors, without
+graphs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -19,22 +21,24 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import Weight
-from pdrt.runner.gpu_sampler import sample_on_gpu
+from pdrt.runner.executor import fed
+from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs
 from pdrt.runner.logits import Context
 from pdrt.runner.rehearsal import rehearse
 from pdrt.runner.shape import ServerShape
 from pdrt.runner.triton_kernels import TritonKernels
-from pdrt.sched.plan import Sampled
 
 
 class GpuExecutor:
-    """One decoder whose weights and pool are on a GPU.
+    """One decoder whose weights and pool are on a GPU. All its work is on one stream, in order.
 
     Args:
         kernels: those of the decoder; prepared here for each step.
         on_step: called when a step was launched.
     """
+
+    depth = 2
 
     def __init__(
         self,
@@ -50,6 +54,8 @@ class GpuExecutor:
         self._on_step = on_step
         self._graphs: DecodeGraphs | None = None
         self._shape = shape
+        # What the last step drew. In unified mode both phases have rows that sample.
+        self._drawn = torch.zeros(2 * shape.max_num_seqs, dtype=torch.int32, device=pool.device)
         self.graph_bytes = 0
 
     def warm_up(self, role: Role) -> None:
@@ -70,7 +76,7 @@ class GpuExecutor:
         if self._graphs is not None and self._graphs.fits(batch):
             hidden = self._graphs.run(batch)
         else:
-            placed = to_device(batch, self._pool.device)
+            placed = self._fed(to_device(batch, self._pool.device))
             self._kernels.prepare(batch, placed)
             hidden = self._decoder.forward(placed, self._pool, _nothing)
         self._on_step()
@@ -79,20 +85,23 @@ class GpuExecutor:
     def logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)
 
-    def sample(
-        self, logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
-    ) -> list[Sampled]:
-        return sample_on_gpu(logits, contexts, eos_token_ids)
-
-    def wait(self) -> None:
-        """After a step whose tokens were read, this is immediate."""
-        if self._pool.is_cuda:
-            torch.cuda.synchronize(self._pool.device)
+    def draw(
+        self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
+    ) -> DeviceDrawing:
+        result = None
+        if contexts:
+            result = sample_on_gpu(self.logits(hidden), contexts, eos_token_ids)
+            self._drawn[: len(contexts)] = result.tokens
+        return DeviceDrawing(result, contexts, self._pool.device)
 
     def decode_step(self, batch: Batch) -> Tensor:
         """What a graph captures: rows of one token, with every tensor on the device already."""
         self._kernels.prepare_decode(batch)
-        return self._decoder.forward(batch, self._pool, _nothing)
+        return self._decoder.forward(self._fed(batch), self._pool, _nothing)
+
+    def _fed(self, batch: Batch) -> Batch:
+        """With the token ids that the host does not know; `batch` is on the device."""
+        return replace(batch, input_ids=fed(batch.input_ids, self._drawn))
 
 
 def gpu_executor(

@@ -1,7 +1,7 @@
 """Chooses tokens on the GPU: what contexts say, as the tensors that pdrt.kernels.sample takes.
 
-The definition is docs/sampling.md's, as for pdrt.runner.sampler. The one wait of a step for the
-device is here, for tokens and log-probabilities together.
+The definition is docs/sampling.md's, as for pdrt.runner.sampler. The tokens stay on the device,
+where the next step may begin with them, and a copy is on its way to the host: `DeviceDrawing`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,77 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdrt.kernels.sample import SampleParams, sample
+from pdrt.kernels.sample import SampleParams, SampleResult, sample
 from pdrt.kernels.sample_edits import Edits
-from pdrt.runner.logits import Context, banned, reads_tokens
+from pdrt.runner.executor import Draw
+from pdrt.runner.logits import Context, banned
 from pdrt.runner.sampler import COLDEST
-from pdrt.sched.plan import Sampled
+from pdrt.sampling_params import MAX_LOGPROBS
+from pdrt.sched.plan import Sampled, Scores
+
+
+class DeviceDrawing:
+    """Tokens and log-probabilities on their way from the device.
+
+    Args:
+        result: None where no row samples; there is still a step to wait for.
+        contexts: of each row.
+    """
+
+    def __init__(
+        self, result: SampleResult | None, contexts: Sequence[Context], device: torch.device
+    ) -> None:
+        self._contexts = contexts
+        self._host = result and _fetched(result)
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def read(self) -> list[Draw]:
+        """Waits for the device: for this step and those before, and for none after it."""
+        if self._event is not None:
+            self._event.synchronize()
+        if self._host is None:
+            return []
+        rows = zip(self._host.tokens.tolist(), self._host.logprobs.tolist(), strict=True)
+        return [
+            (Sampled(token, logprob), self._rivals(i)) for i, (token, logprob) in enumerate(rows)
+        ]
+
+    def _rivals(self, row: int) -> tuple[Scores, ...]:
+        """The likeliest in the place of a row's token, where its request wants them."""
+        context, host = self._contexts[row], self._host
+        num_top = context.params.logprobs
+        if num_top < 1 or host is None or host.top_ids is None or host.top_logprobs is None:
+            return ()
+        at = slice(row, row + 1)
+        return (
+            Scores(
+                context.position,
+                host.logprobs[at].numpy(),
+                host.top_ids[at, :num_top].numpy(),
+                host.top_logprobs[at, :num_top].numpy(),
+            ),
+        )
 
 
 def sample_on_gpu(
     logits: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
-) -> list[Sampled]:
-    """The next token of each row of [n, vocab_size] logits; NaN where they are not all numbers."""
+) -> SampleResult:
+    """The next token of each row of [n, vocab_size] logits; NaN where they are not all numbers.
+
+    Waits for nothing. The likeliest tokens are there where any request wants some, as many as any
+    may want, so that their kernel is compiled once.
+    """
     device = logits.device
-    result = sample(logits, _params(contexts, device), _edits(contexts, eos_token_ids, device))
-    both = torch.stack([result.tokens.double(), result.logprobs.double()]).tolist()
-    return [Sampled(int(token), logprob) for token, logprob in zip(*both, strict=True)]
+    wants_rivals = any(context.params.logprobs > 0 for context in contexts)
+    return sample(
+        logits,
+        _params(contexts, device),
+        _edits(contexts, eos_token_ids, device),
+        num_top=min(MAX_LOGPROBS, logits.shape[1]) if wants_rivals else 0,
+    )
 
 
 def _params(contexts: Sequence[Context], device: torch.device) -> SampleParams:
@@ -48,7 +104,7 @@ def _edits(
     contexts: Sequence[Context], eos_token_ids: Collection[int], device: torch.device
 ) -> Edits | None:
     """None where no row has any."""
-    rows = [i for i, c in enumerate(contexts) if c.params.logit_bias or reads_tokens(c.params)]
+    rows = [i for i, c in enumerate(contexts) if c.params.logit_bias or c.params.reads_tokens]
     if not rows:
         return None
     edited = [contexts[i] for i in rows]
@@ -86,3 +142,17 @@ def _tensor(values: Sequence[float], dtype: torch.dtype, device: torch.device) -
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """Without waiting, where the device is a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _fetched(result: SampleResult) -> SampleResult:
+    """A copy on the host, on its way when this returns."""
+    top_ids = None if result.top_ids is None else _fetch(result.top_ids)
+    top_logprobs = None if result.top_logprobs is None else _fetch(result.top_logprobs)
+    return SampleResult(_fetch(result.tokens), _fetch(result.logprobs), top_ids, top_logprobs)
+
+
+def _fetch(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

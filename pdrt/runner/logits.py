@@ -26,7 +26,7 @@ class Context:
 
     Attributes:
         position: of the token, counted from the prompt's first.
-        tokens: [position] int32, prompt and output; empty where `reads_tokens` is false.
+        tokens: [position] int32, prompt and output; empty where `params.reads_tokens` is false.
     """
 
     params: SlotParams
@@ -39,21 +39,10 @@ class Context:
         return self.tokens[self.num_prompt_tokens :]
 
 
-def reads_tokens(params: SlotParams) -> bool:
-    """Whether anything here depends on the tokens so far."""
-    return bool(
-        params.repetition_penalty != 1.0
-        or params.presence_penalty
-        or params.frequency_penalty
-        or params.min_tokens
-        or params.bad_words
-    )
-
-
 def adjusted(logits: Floats, context: Context, eos_token_ids: Collection[int]) -> Floats:
     """The logits that a token is chosen from: [vocab_size], a copy where anything changes."""
     params = context.params
-    if not (params.logit_bias or reads_tokens(params)):
+    if not (params.logit_bias or params.reads_tokens):
         return logits
     logits = logits.copy()
     for token, bias in params.logit_bias.items():

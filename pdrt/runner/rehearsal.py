@@ -26,6 +26,7 @@ CHUNK = 2  # new tokens of the shortest prefill row: a single one is computed as
 GREEDY = SlotParams(temperature=0.0, top_p=1.0, top_k=0, seed=0, ignore_eos=True)
 DRAWN = SlotParams(temperature=1.0, top_p=1.0, top_k=0, seed=0, ignore_eos=True)
 FILTERED = SlotParams(temperature=1.0, top_p=0.9, top_k=20, seed=0, ignore_eos=True)
+RIVALS = SlotParams(temperature=1.0, top_p=1.0, top_k=0, seed=0, ignore_eos=True, logprobs=1)
 PENALTIES = {"repetition_penalty": 1.1, "logit_bias": {0: 1.0}}
 
 
@@ -34,10 +35,9 @@ def rehearse(executor: Executor, shape: ServerShape, role: Role) -> None:
     for rows in kinds_of_steps(shape, role):
         hidden = executor.forward(rehearsed_batch(rows, shape.page_size))
         contexts = [Context(GREEDY, end) for _, end in rows]
-        executor.sample(executor.logits(hidden), contexts, ())
+        executor.draw(hidden, contexts, ()).read()
     for contexts in _kinds_of_sampling(len(rows)):
-        executor.sample(executor.logits(hidden), contexts, ())
-    executor.wait()
+        executor.draw(hidden, contexts, ()).read()
 
 
 def kinds_of_steps(shape: ServerShape, role: Role) -> Iterator[list[tuple[int, int]]]:
@@ -74,7 +74,7 @@ def rehearsed_batch(rows: Sequence[tuple[int, int]], page_size: int) -> Batch:
 
 def _kinds_of_sampling(num_rows: int) -> Iterator[list[Context]]:
     """Parameters of each row, for each way in which a step's tokens are chosen."""
-    for params in (GREEDY, DRAWN, FILTERED):
+    for params in (GREEDY, DRAWN, FILTERED, RIVALS):
         yield [Context(params, 1)] * num_rows
         edited = msgspec.structs.replace(params, **PENALTIES)
         yield [Context(edited, 1, np.zeros(1, np.int32), 1)] * num_rows

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +19,13 @@ from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
 from pdrt.runner.batch import make_batch
-from pdrt.runner.executor import Executor
+from pdrt.runner.executor import Drawing, Executor
 from pdrt.runner.executors import make_executor
-from pdrt.runner.logits import Context, reads_tokens
+from pdrt.runner.logits import Context
 from pdrt.runner.scores import score
 from pdrt.runner.shape import ServerShape
 from pdrt.sampling_params import SlotParams
-from pdrt.sched.plan import Plan, Result, Row, Sampled, Scores
+from pdrt.sched.plan import Key, Plan, Result, Row, Scores
 
 SCORED_AT_ONCE = 64  # prompt tokens whose logits are in memory together: 13 MB of phi-2
 
@@ -43,6 +42,24 @@ class _Ask:
     def num_wanted(self) -> int:
         """How many of the row's last tokens are to have logits."""
         return self.row.num_tokens if self.scores_prompt else int(self.row.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step on its way. `scores`: of each row, what the model thought of its prompt."""
+
+    plan: Plan
+    scores: Sequence[tuple[Scores, ...]]
+    drawing: Drawing
+
+    def read(self) -> list[Result]:
+        """Waits until it is computed; a result for each row."""
+        draws = iter(self.drawing.read())
+        results = []
+        for row, scores in zip(self.plan.rows, self.scores, strict=True):
+            sampled, rivals = next(draws) if row.samples else (None, ())
+            results.append(Result(sampled, scores + rivals))
+        return results
 
 
 class Runner:
@@ -62,6 +79,7 @@ class Runner:
         self._executor = executor
         self._ledger = ledger
         self._params: dict[int, tuple[int, SlotParams]] = {}  # slot -> its generation and params
+        self._drawing: dict[Key, int] = {}  # which of the last launch's draws each row has
 
     @staticmethod
     def create(
@@ -94,19 +112,24 @@ class Runner:
         """What is to be done once before the first step: on a GPU, kernels and graphs."""
         self._executor.warm_up(role)
 
-    def run(self, plan: Plan) -> list[Result]:
-        """Computes one step; a result for each row."""
+    @property
+    def depth(self) -> int:
+        """How many steps may be in flight: launched, and not read."""
+        return self._executor.depth
+
+    def launch(self, plan: Plan) -> Launched:
+        """Starts to compute a step, on a GPU without waiting for anything but prompt scores."""
         asks = [self._ask(row) for row in plan.rows]
         num_wanted = [ask.num_wanted for ask in asks]
-        batch = make_batch(plan, self._ledger, num_wanted)
-        hidden = torch.split(self._executor.forward(batch), num_wanted)
-        drawn = iter(self._draw(asks, hidden))
-        results = []
-        for ask, part in zip(asks, hidden, strict=True):
-            sampled, rivals = next(drawn) if ask.row.samples else (None, ())
-            results.append(Result(sampled, self._score_prompt(ask, part) + rivals))
-        self._executor.wait()  # also where no row sampled, and nobody has waited for the device
-        return results
+        batch = make_batch(plan, self._ledger, num_wanted, self._drawing)
+        hidden = self._executor.forward(batch)
+        parts = zip(asks, hidden.split(num_wanted), strict=True)
+        scores = [self._score_prompt(ask, part) for ask, part in parts]
+        drawing = [ask for ask in asks if ask.row.samples]
+        contexts = [self._context(ask) for ask in drawing]
+        drawn = self._executor.draw(_last_of(hidden, asks), contexts, self.eos_token_ids)
+        self._drawing = {ask.row.key: i for i, ask in enumerate(drawing)}
+        return Launched(plan, scores, drawn)
 
     def _ask(self, row: Row) -> _Ask:
         params = self._params_of(row)
@@ -125,33 +148,10 @@ class Runner:
 
     def _context(self, ask: _Ask) -> Context:
         row = ask.row
-        if not reads_tokens(ask.params):
+        if not ask.params.reads_tokens:
             return Context(ask.params, row.end)
         tokens = self._ledger.tokens(row.slot, 0, row.end)
         return Context(ask.params, row.end, tokens, self._ledger.info(row.slot).num_prompt_tokens)
-
-    def _draw(
-        self, asks: Sequence[_Ask], hidden: Sequence[Tensor]
-    ) -> Iterator[tuple[Sampled, tuple[Scores, ...]]]:
-        """Of each row that samples, its token, and the likeliest in its place where it wants them.
-
-        Args:
-            hidden: of each row, [num_wanted, hidden_size].
-        """
-        drawing = [ask for ask in asks if ask.row.samples]
-        if not drawing:
-            return
-        last = [part[-1:] for ask, part in zip(asks, hidden, strict=True) if ask.row.samples]
-        logits = self._executor.logits(torch.cat(last))
-        contexts = [self._context(ask) for ask in drawing]
-        tokens = self._executor.sample(logits, contexts, self.eos_token_ids)
-        for ask, sampled, row_logits in zip(drawing, tokens, logits, strict=True):
-            rivals: tuple[Scores, ...] = ()
-            if ask.params.logprobs > 0:
-                token = np.array([sampled.token], np.int32)
-                row = row_logits[None].cpu().numpy()
-                rivals = (score(row, token, ask.row.end, ask.params.logprobs),)
-            yield sampled, rivals
 
     def _score_prompt(self, ask: _Ask, hidden: Tensor) -> tuple[Scores, ...]:
         """Of the tokens after each that the row computed, as far as they are the prompt's."""
@@ -165,3 +165,12 @@ class Runner:
             logits = self._executor.logits(hidden[i : i + len(block)]).cpu().numpy()
             scores.append(score(logits, block, first + i, ask.params.prompt_logprobs))
         return tuple(scores)
+
+
+def _last_of(hidden: Tensor, asks: Sequence[_Ask]) -> Tensor:
+    """Of what the rows wanted, the positions that a token is sampled after: [n, hidden_size]."""
+    if not any(ask.scores_prompt for ask in asks):
+        return hidden  # nothing else was wanted
+    parts = hidden.split([ask.num_wanted for ask in asks])
+    last = [part[-1:] for ask, part in zip(asks, parts, strict=True) if ask.row.samples]
+    return torch.cat([hidden[:0], *last])

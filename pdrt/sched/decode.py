@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pdrt._C import Holder, Ledger, Outcome, Phase
 from pdrt.sched.held import HeldSlots
-from pdrt.sched.plan import Plan, Row
+from pdrt.sched.plan import NOTHING_UNREAD, Plan, Row, Unread
 
 
 class DecodeScheduler:
@@ -45,14 +45,20 @@ class DecodeScheduler:
         preempted, self._preempted = self._preempted, False
         return preempted
 
-    def plan(self, budget: int) -> Plan:
-        """One row for each held slot, oldest first, that has a page for its next token."""
+    def plan(self, budget: int, unread: Unread = NOTHING_UNREAD) -> Plan:
+        """One row for each held slot, oldest first, that has a page for its next token.
+
+        A slot whose unread token is the last by `max_tokens` gets none.
+        """
         rows: list[Row] = []
         # No row is undone by a later one: a request that grows takes pages from younger ones only.
         for held, info in self.held.ready():
-            start = info.num_computed_tokens
-            if len(rows) < budget and self._grow(held.slot, start + 1):
-                rows.append(Row(held.slot, held.generation, start, 1, samples=True))
+            is_ahead = held.key in unread
+            start = unread.get(held.key, info.num_computed_tokens)
+            if len(rows) >= budget or start >= held.num_tokens_with_kv:
+                continue
+            if self._grow(held.slot, start + 1, is_ahead, unread):
+                rows.append(Row(held.slot, held.generation, start, 1, True, is_ahead))
         return Plan(tuple(rows))
 
     def _take_offered(self) -> list[int]:
@@ -78,10 +84,15 @@ class DecodeScheduler:
                 del self._offered[slot]
         return sorted(self._offered, key=lambda slot: self._ledger.info(slot).rank)
 
-    def _grow(self, slot: int, num_tokens: int) -> bool:
-        """True when the slot has pages for `num_tokens` tokens."""
+    def _grow(self, slot: int, num_tokens: int, is_ahead: bool, unread: Unread) -> bool:
+        """True when the slot has pages for `num_tokens` tokens.
+
+        A speculative page is one that nobody uses: a request that may just be ending takes nothing
+        from another. Nor does anyone else while pages of a preempted one wait for an unread step.
+        """
         while True:
-            outcome = self._holder.grow(slot, num_tokens)
+            speculative = is_ahead or (self._preempted and bool(unread))
+            outcome = self._holder.grow(slot, num_tokens, speculative)
             if outcome not in (Outcome.PREEMPTED, Outcome.LET_GO):
                 return outcome is Outcome.DONE
             self._preempted = True

@@ -15,7 +15,7 @@ import msgspec
 
 from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo, Word
 from pdrt.sampling_params import SlotParams
-from pdrt.sched.plan import Sampled
+from pdrt.sched.plan import Key, Sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,12 @@ class Held:
     generation: int
     rank: int
     max_tokens: int
+    num_tokens_with_kv: int  # at its longest: its last token of all gets none
     params: SlotParams
+
+    @property
+    def key(self) -> Key:
+        return self.slot, self.generation
 
 
 class HeldSlots:
@@ -45,14 +50,21 @@ class HeldSlots:
         """Oldest first; a copy, so that slots may go while it is walked."""
         return iter(sorted(self._slots.values(), key=lambda held: held.rank))
 
-    def get(self, slot: int) -> Held | None:
-        return self._slots.get(slot)
+    def get(self, key: Key) -> Held | None:
+        held = self._slots.get(key[0])
+        return held if held and held.key == key else None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a token of any of them is chosen by those before, so that they must be read."""
+        return any(held.params.reads_tokens for held in self._slots.values())
 
     def add(self, slot: int, generation: int) -> Held:
         """After the ledger gave us the slot."""
         info = self._ledger.info(slot)
         params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
-        held = Held(slot, generation, info.rank, info.max_tokens, params)
+        longest = info.num_prompt_tokens + info.max_tokens - 1
+        held = Held(slot, generation, info.rank, info.max_tokens, longest, params)
         self._slots[slot] = held
         return held
 

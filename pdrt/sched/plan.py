@@ -6,25 +6,47 @@ A request's tokens are prompt + output, `num_tokens` in all:
     [num_computed_tokens, num_tokens)   do not; a row of a plan computes some of them, from the left
 
 A row that reaches `num_tokens` samples the next token from the logits of its last position.
+
+Where a step was launched and not read, the next one is planned from where that step will leave each
+request, as if it sampled one token more that is not the last. Such a row is *ahead*: the host does
+not know its token, and if the request has ended or was given up by then, nobody takes its result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+Key = tuple[int, int]  # a slot and its generation: one stay of one request
+
+# Of the rows that were launched and not read, by their keys: their `end`.
+Unread = Mapping[Key, int]
+NOTHING_UNREAD: Unread = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request's share of a step: positions [start, start + num_tokens) of its tokens."""
+    """One request's share of a step: positions [start, start + num_tokens) of its tokens.
+
+    Attributes:
+        is_ahead: its token is the one that its request's row in the step before samples, which is
+            not read yet.
+    """
 
     slot: int
     generation: int
     start: int
     num_tokens: int
     samples: bool
+    is_ahead: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.slot, self.generation
 
     @property
     def end(self) -> int:

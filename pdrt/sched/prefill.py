@@ -10,9 +10,9 @@ can always go on; the ledger keeps the order of arrival between workers.
 
 from __future__ import annotations
 
-from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo
+from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase
 from pdrt.sched.held import Held, HeldSlots
-from pdrt.sched.plan import Plan, Row
+from pdrt.sched.plan import NOTHING_UNREAD, Plan, Row, Unread
 
 
 class PrefillScheduler:
@@ -43,18 +43,20 @@ class PrefillScheduler:
         sealed = [held for held in self.held if self._is_sealable(held) and self._seal(held)]
         return left, sealed
 
-    def plan(self, budget: int) -> Plan:
-        """Rows of at most `budget` tokens in all."""
+    def plan(self, budget: int, unread: Unread = NOTHING_UNREAD) -> Plan:
+        """Rows of at most `budget` tokens in all. None is ahead: a prompt's tokens are known."""
         rows: list[Row] = []
         for held, info in self.held.ready():
-            budget -= _add_chunk(rows, held, info, budget)
+            start = unread.get(held.key, info.num_computed_tokens)
+            budget -= _add_chunk(rows, held, start, info.goal, budget)
         for slot in self._in_order():
             if budget < 1 or len(self.held) >= self._max_num_seqs:
                 break
             admitted = self._admit(slot)
             if admitted is None:
                 break
-            budget -= _add_chunk(rows, admitted, self._ledger.info(slot), budget)
+            info = self._ledger.info(slot)
+            budget -= _add_chunk(rows, admitted, info.num_computed_tokens, info.goal, budget)
         return Plan(tuple(rows))
 
     def _in_order(self) -> list[int]:
@@ -88,12 +90,11 @@ class PrefillScheduler:
         return True
 
 
-def _add_chunk(rows: list[Row], held: Held, info: SlotInfo, budget: int) -> int:
+def _add_chunk(rows: list[Row], held: Held, start: int, goal: int, budget: int) -> int:
     """Appends the slot's next chunk, unless it has none or there is no budget; its tokens."""
-    start = info.num_computed_tokens
-    num_tokens = min(info.goal - start, budget)
+    num_tokens = min(goal - start, budget)
     if num_tokens < 1:
         return 0
-    samples = start + num_tokens == info.goal
+    samples = start + num_tokens == goal
     rows.append(Row(held.slot, held.generation, start, num_tokens, samples))
     return num_tokens

@@ -11,10 +11,11 @@ Reference: CUDA driver API, "The context cannot be used anymore" under CUresult.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from pdrt.sched.plan import Plan, Result, Row
-from pdrt.worker.worker import Runner
+from pdrt.worker.worker import Launched, Runner
 
 LOSES_THE_CONTEXT = (
     "an illegal memory access was encountered",
@@ -40,20 +41,35 @@ def device_fault(error: BaseException) -> str | None:
     return next((words for words in LOSES_THE_CONTEXT if words in text), None)
 
 
+class WitnessedStep:
+    """A step on its way, which leaves those that are unread when it is read."""
+
+    def __init__(self, launched: Launched, unread: deque[Plan]) -> None:
+        self._launched = launched
+        self._unread = unread
+
+    def read(self) -> Sequence[Result]:
+        results = self._launched.read()
+        self._unread.popleft()  # steps are read in launch order
+        return results
+
+
 class WitnessedRunner:
     """A runner that knows what it is computing, for whoever asks after it has failed."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._unread: list[Plan] = []  # launched, and not known to be computed
+        self._unread: deque[Plan] = deque()  # launched, and not known to be computed
 
-    def run(self, plan: Plan) -> Sequence[Result]:
-        self._unread.append(plan)
-        results = self._runner.run(plan)
-        self._unread.clear()
-        return results
+    @property
+    def depth(self) -> int:
+        return self._runner.depth
+
+    def launch(self, plan: Plan) -> WitnessedStep:
+        self._unread.append(plan)  # before: the launch may be what fails
+        return WitnessedStep(self._runner.launch(plan), self._unread)
 
     def rows(self) -> Iterator[Row]:
-        """Of the steps that were being computed."""
+        """Of the steps that were being computed: a slot may be in two of them."""
         for plan in self._unread:
             yield from plan.rows
