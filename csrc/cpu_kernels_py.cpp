@@ -1,4 +1,6 @@
 // The CPU kernels for Python. Tensors come as addresses: pdrt/kernels/cpu.py has checked them.
+#include <pybind11/stl.h>
+
 #include <cstdint>
 
 #include "bindings.h"
@@ -141,6 +143,12 @@ void bind_cpu_kernels(py::module_& m) {
   m.def(
       "set_num_threads", [](int n) { ThreadPool::instance().set_num_threads(n); }, "num_threads"_a,
       without_gil);
+  m.def(
+      "set_cores", [](const std::vector<int>& cores) { ThreadPool::instance().set_cores(cores); },
+      "cores"_a, without_gil);
+  m.def(
+      "use_threads", [](const std::vector<int>& numbers) { ThreadPool::instance().use(numbers); },
+      "numbers"_a, without_gil);
   m.def("cpu_paged_attention", &paged_attention, py::kw_only(), "out"_a, "query"_a, "kv"_a,
         "page_table"_a, "cu_seqlens_q"_a, "seq_lens"_a, "num_tokens"_a, "num_rows"_a, "num_heads"_a,
         "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a, "max_pages"_a,

@@ -24,6 +24,10 @@ void Holder::beat() {
   put(progress, progress.load(std::memory_order_relaxed) + 1);
 }
 
+void Holder::set_computing(bool computing) {
+  put(m_.header->workers[me_ % NUM_WORKERS].computing, uint32_t{computing});
+}
+
 std::vector<uint32_t> Holder::marked() const {
   std::vector<uint32_t> slots;
   for (uint32_t slot = 0; slot < geometry_.num_slots; ++slot) {

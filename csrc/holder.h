@@ -47,6 +47,7 @@ class Holder {
 
   uint64_t launch();
   void beat();
+  void set_computing(bool computing);
   std::vector<uint32_t> marked() const;
 
   Outcome admit(uint32_t slot, uint32_t generation);

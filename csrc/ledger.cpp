@@ -138,6 +138,7 @@ Outcome Ledger::reap(uint32_t instance, Filled filled) {
     if (word.holder == instance) section->put_back(slot, {.instance = instance}, MAX_STEP, filled);
   }
   section->drain(instance, MAX_STEP);
+  put(memory_.header->workers[instance % NUM_WORKERS].computing, uint32_t{0});
   section->count(memory_.header->counters.reaped);
   return Outcome::DONE;
 }

@@ -209,6 +209,12 @@ void def_totals(LedgerClass& cls) {
             return get(worker_area(ledger, worker).launched);
           },
           py::arg("worker"))
+      .def(
+          "is_computing",
+          [](const Ledger& ledger, uint32_t worker) {
+            return get(worker_area(ledger, worker).computing) != 0;
+          },
+          py::arg("worker"))
       .def("counts", [](const Ledger& ledger) { return ledger.memory().header->counts.get(); })
       .def("counters", [](const Ledger& ledger) { return read_counters(ledger.memory()); })
       .def("lock_state", [](const Ledger& ledger) { return ledger.memory().header->lock.state(); });

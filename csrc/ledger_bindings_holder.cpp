@@ -52,6 +52,7 @@ void bind_holder(py::module_& m) {
       .def_property_readonly("read", &Holder::read)
       .def("launch", &Holder::launch)
       .def("beat", &Holder::beat)
+      .def("set_computing", &Holder::set_computing, py::arg("computing"))
       .def("marked", &Holder::marked)
       .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"), Unlocked())
       .def("score", &score, py::arg("slot"), py::arg("generation"), py::arg("start"),

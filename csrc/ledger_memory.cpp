@@ -16,7 +16,7 @@ namespace pdrt {
 namespace {
 
 constexpr uint64_t MAGIC = 0x7265676465'6c6470;  // "pdledger"
-constexpr uint32_t VERSION = 2;
+constexpr uint32_t VERSION = 3;
 constexpr uint32_t NUM_PAGE_LISTS = 3;
 constexpr int SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 

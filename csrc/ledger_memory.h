@@ -72,9 +72,11 @@ class PublishedCounts {
   std::array<std::array<std::atomic<uint32_t>, 7>, 2> copies_;
 };
 
+// What a worker says of itself, outside the lock: its cores are lent while it is not computing.
 struct WorkerArea {
   alignas(64) std::atomic<uint64_t> launched;
   alignas(64) std::atomic<uint64_t> progress;
+  std::atomic<uint32_t> computing;
 };
 
 // Neighbours of a page in the one list that it is in: free, cached or quarantined.

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <memory>
+#include <system_error>
 
 #include "check.h"
 
@@ -20,6 +21,17 @@ void renew_in_child() {
   current() = std::make_unique<ThreadPool>();
 }
 
+void bind_to(pthread_t thread, int core) {
+  PDRT_CHECK(0 <= core && core < CPU_SETSIZE, "core is ", core, "; give 0 to ", CPU_SETSIZE - 1);
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  if (const int error = pthread_setaffinity_np(thread, sizeof set, &set)) {
+    throw std::system_error(error, std::generic_category(),
+                            "a thread cannot be bound to core " + std::to_string(core));
+  }
+}
+
 }  // namespace
 
 ThreadPool& ThreadPool::instance() {
@@ -31,55 +43,82 @@ ThreadPool& ThreadPool::instance() {
 void ThreadPool::set_num_threads(int num_threads) {
   PDRT_CHECK(num_threads >= 1, "num_threads is ", num_threads, "; give 1 or more");
   std::lock_guard caller(callers_);
-  stop();
-  stopping_ = false;
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back(&ThreadPool::worker, this, job_);
+  start(num_threads);
+}
+
+void ThreadPool::set_cores(const std::vector<int>& cores) {
+  PDRT_CHECK(!cores.empty(), "cores is empty; give at least one");
+  std::lock_guard caller(callers_);
+  start(static_cast<int>(cores.size()));
+  for (size_t i = 0; i < helpers_.size(); ++i) {
+    bind_to(helpers_[i]->thread.native_handle(), cores[i + 1]);
+  }
+  bind_to(pthread_self(), cores[0]);  // last: a new thread inherits its maker's core
+}
+
+void ThreadPool::use(const std::vector<int>& threads) {
+  std::lock_guard caller(callers_);
+  const int last = static_cast<int>(helpers_.size());
+  for (const int number : threads) {
+    PDRT_CHECK(0 <= number && number <= last, "thread ", number, " is none of 0 to ", last);
+  }
+  for (auto& helper : helpers_) helper->used = false;
+  for (const int number : threads) {
+    if (number > 0) helpers_[static_cast<size_t>(number) - 1]->used = true;
+  }
 }
 
 void ThreadPool::run(int64_t num_items, const std::function<void(int64_t)>& body) {
   std::lock_guard caller(callers_);
-  if (threads_.empty() || num_items <= 1) {
+  uint32_t num_used = 0;
+  for (const auto& helper : helpers_) num_used += helper->used;
+  if (num_used == 0 || num_items <= 1) {
     for (int64_t i = 0; i < num_items; ++i) body(i);
     return;
   }
-  {
-    std::lock_guard lock(mutex_);
-    body_ = &body;
-    num_items_ = num_items;
-    next_ = 0;
-    busy_ = threads_.size();
-    ++job_;
+  body_ = &body;
+  num_items_ = num_items;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(num_used, std::memory_order_relaxed);
+  for (auto& helper : helpers_) {
+    if (helper->used) wake(*helper);
   }
-  started_.notify_all();
   work();
-  std::unique_lock lock(mutex_);
-  ended_.wait(lock, [this] { return busy_ == 0; });
+  for (uint32_t busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) busy_.wait(busy);
 }
 
 void ThreadPool::work() {
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < num_items_;) (*body_)(i);
 }
 
-void ThreadPool::worker(uint64_t last_job) {
-  std::unique_lock lock(mutex_);
-  for (;; last_job = job_) {
-    started_.wait(lock, [&] { return stopping_ || job_ != last_job; });
+void ThreadPool::wake(Helper& helper) {
+  helper.jobs.fetch_add(1, std::memory_order_release);
+  helper.jobs.notify_one();
+}
+
+void ThreadPool::help(Helper& helper) {
+  for (uint32_t seen = 0;; ++seen) {
+    helper.jobs.wait(seen, std::memory_order_acquire);
     if (stopping_) return;
-    lock.unlock();
     work();
-    lock.lock();
-    if (--busy_ == 0) ended_.notify_one();
+    if (busy_.fetch_sub(1, std::memory_order_release) == 1) busy_.notify_one();
+  }
+}
+
+void ThreadPool::start(int num_threads) {
+  stop();
+  for (int i = 1; i < num_threads; ++i) {
+    auto& helper = *helpers_.emplace_back(std::make_unique<Helper>());
+    helper.thread = std::thread(&ThreadPool::help, this, std::ref(helper));
   }
 }
 
 void ThreadPool::stop() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  started_.notify_all();
-  for (auto& thread : threads_) thread.join();
-  threads_.clear();
+  stopping_ = true;
+  for (auto& helper : helpers_) wake(*helper);
+  for (auto& helper : helpers_) helper->thread.join();
+  helpers_.clear();
+  stopping_ = false;
 }
 
 }  // namespace pdrt

@@ -1,10 +1,14 @@
 // A few threads that share out the items of one job at a time, and sleep in between.
+//
+// Thread 0 is the caller's, the others are helpers. Each sleeps on a word of its own, so that a job
+// wakes those that it uses and no other: the rest may sit on cores that another process computes
+// on. Waits are futexes behind a short spin, and passive.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,27 +29,39 @@ class ThreadPool {
   // The caller's thread counts as one of them. Throws std::invalid_argument below 1.
   void set_num_threads(int num_threads);
 
+  // One thread for each core of this list, bound to it: the caller's to the first. Throws
+  // std::system_error where the process may not run on one of them.
+  void set_cores(const std::vector<int>& cores);
+
+  // The threads, by number, that share the next jobs with the caller's; at first all.
+  void use(const std::vector<int>& threads);
+
   // Calls body(i) once for each i in [0, num_items), early ones first, and returns when all are
   // done. The body must not throw. Jobs of several callers run one after the other.
   void run(int64_t num_items, const std::function<void(int64_t)>& body);
 
  private:
-  void work();
-  void worker(uint64_t last_job);
+  struct Helper {
+    std::atomic<uint32_t> jobs{0};  // how many it has been woken for
+    bool used = true;
+    std::thread thread;
+  };
+
+  void start(int num_threads);
   void stop();
+  void wake(Helper& helper);
+  void help(Helper& helper);
+  void work();
 
   std::mutex callers_;  // held while a job runs or the threads change
+  std::vector<std::unique_ptr<Helper>> helpers_;
 
-  std::mutex mutex_;  // guards what follows, up to next_
-  std::condition_variable started_, ended_;
+  // Of the job; written before helpers are woken.
   const std::function<void(int64_t)>* body_ = nullptr;
   int64_t num_items_ = 0;
-  uint64_t job_ = 0;
-  size_t busy_ = 0;
   bool stopping_ = false;
-
   std::atomic<int64_t> next_{0};
-  std::vector<std::thread> threads_;
+  std::atomic<uint32_t> busy_{0};  // helpers that have not come to its end
 };
 
 }  // namespace pdrt

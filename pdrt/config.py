@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         num_prefill_workers, num_decode_workers: processes of each phase in separated mode.
         disaggregation_mode: separated, or unified: one worker that does both phases.
         threads: compute threads of all workers together; at most the cores.
+        pin_threads: bind each compute thread to a core of its own.
+        lend_cores: a worker that has nothing to compute lends its cores to those that have.
         max_queued_requests: requests beyond it are refused.
         watchdog_timeout: seconds without progress after which a worker is killed.
         shutdown_timeout: seconds that a drain may take.
@@ -78,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     num_decode_workers: int = 1
     disaggregation_mode: Mode = "separated"
     threads: int | None = None
+    pin_threads: bool = True
+    lend_cores: bool = True
     max_queued_requests: int = 2048
     watchdog_timeout: float = 10.0
     shutdown_timeout: float = 30.0

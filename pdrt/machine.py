@@ -14,9 +14,14 @@ _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
+def cores() -> list[int]:
+    """Numbers of the cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
 def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """How many cores this process may run on."""
+    return len(cores())
 
 
 def available_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> int:

@@ -30,13 +30,19 @@ class _Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class WorkerSpec(msgspec.Struct, frozen=True, array_like=True):
     """One worker's place in the server, the same for all its incarnations.
 
-    `index` counts over all workers, `number` within the role.
+    `index` counts over all workers, `number` within the role. Each of the CPU `cores` is computed
+    on by one thread of the worker.
     """
 
     index: int
     role: Role
     number: int
-    threads: int
+    cores: tuple[int, ...]
+
+    @property
+    def threads(self) -> int:
+        """Its compute threads, without those on cores that others lend."""
+        return len(self.cores)
 
     @property
     def name(self) -> str:
@@ -70,6 +76,8 @@ class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     sealed_bound: int
     weight_bytes: int
     kv_bytes: int
+    pin_threads: bool
+    lend_cores: bool
     watchdog_timeout: float
     log_level: str
     namespace: bytes

@@ -7,6 +7,7 @@ that cannot work is refused here, with the number that would.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ def make_plan(settings: Settings) -> Plan:
         sealed_bound=min(MAX_SEALED, settings.max_num_seqs),
         weight_bytes=weight_layout(spec, dtype, device).num_bytes,
         kv_bytes=kv.pool_bytes(num_pages),
+        pin_threads=settings.pin_threads,
+        lend_cores=settings.lend_cores,
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
         namespace=_namespace(folder, dtype, max_model_len, dummy_seed),
@@ -159,16 +162,17 @@ def _workers(settings: Settings) -> Iterator[WorkerSpec]:
 
     Decode is bound by memory, which one core nearly fills; prefill profits from every core.
     """
-    cores = machine.num_cores()
-    threads = settings.threads or cores
-    if threads > cores:
-        raise ConfigError(f"--threads is {threads}; this machine has {cores} cores to run on")
+    cores = machine.cores()
+    threads = settings.threads or len(cores)
+    if threads > len(cores):
+        raise ConfigError(f"--threads is {threads}; this machine has {len(cores)} cores to run on")
     if settings.num_workers > threads:
         log.warning(
             "%d workers share %d cores, one thread each: they will wait for each other",
             settings.num_workers,
             threads,
         )
+    in_turn = itertools.cycle(cores[:threads])
     counts: list[tuple[Role, int]] = [("unified", 1)]
     if settings.disaggregation_mode == "separated":
         counts = [("prefill", settings.num_prefill_workers)]
@@ -177,7 +181,8 @@ def _workers(settings: Settings) -> Iterator[WorkerSpec]:
     index = 0
     for role, count in counts:
         for number in range(count):
-            yield WorkerSpec(index, role, number, max(1, share + (index < rest)))
+            num_cores = max(1, share + (index < rest))
+            yield WorkerSpec(index, role, number, tuple(itertools.islice(in_turn, num_cores)))
             index += 1
 
 

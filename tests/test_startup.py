@@ -46,7 +46,7 @@ def test_too_little_memory_is_found_before_it_is_touched(
 def test_cores_are_shared_out_and_what_is_left_goes_to_prefill(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(machine, "num_cores", lambda: 7)
+    monkeypatch.setattr(machine, "cores", lambda: list(range(7)))
 
     def threads(**settings: object) -> list[tuple[str, int]]:
         return [(w.name, w.threads) for w in plan(tiny_llama, **settings).server.workers]

@@ -71,6 +71,8 @@ HELP = {
     "num_decode_workers": "decode processes in separated mode",
     "disaggregation_mode": "prefill and decode in separate processes, or in one",
     "threads": "compute threads of all workers together; default: the cores",
+    "pin_threads": "bind each compute thread to a core of its own",
+    "lend_cores": "let busy workers compute on the cores of idle ones",
     "max_queued_requests": "requests beyond it are refused with 503",
     "watchdog_timeout": "seconds without progress after which a worker is killed and replaced",
     "shutdown_timeout": "seconds that running requests get to finish after SIGTERM",
@@ -128,6 +130,10 @@ def _add(group: argparse._ArgumentGroup, field: FieldInfo) -> None:
     names = [flag, *ALIASES.get(field.name, [])]
     if get_origin(field.type) is Literal:
         group.add_argument(*names, choices=get_args(field.type), default=field.default, help=text)
+        return
+    if field.type is bool:
+        action = argparse.BooleanOptionalAction
+        group.add_argument(*names, action=action, default=field.default, help=text)
         return
     kind = next((t for t in get_args(field.type) if t is not type(None)), field.type)
     metavar = METAVARS.get(field.name) or {str: "TEXT", int: "N", float: "SECONDS"}[kind]

@@ -9,16 +9,17 @@ import logging
 import os
 import select
 from pathlib import Path
+from typing import NamedTuple
 
-from pdrt import _C
 from pdrt._C import Holder, Ledger
-from pdrt.messages import Faulted, Ready, Work
+from pdrt.messages import Faulted, Ready, ServerSpec, Work
 from pdrt.runner.runner import Runner
 from pdrt.runner.shape import ServerShape
 from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
+from pdrt.worker.cores import Cores
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.faults import WitnessedRunner, device_fault
 from pdrt.worker.prefill_worker import PrefillPhase
@@ -45,7 +46,7 @@ def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
     return [DecodePhase(decode), PrefillPhase(prefill, on_sealed=decode.tell)]
 
 
-def take_turns(worker: Worker, keeper: Channel, front: Channel) -> None:
+def take_turns(worker: Worker, cores: Cores, keeper: Channel, front: Channel) -> None:
     """Returns when either channel has closed."""
     timeout = 0.0
     while True:
@@ -58,7 +59,9 @@ def take_turns(worker: Worker, keeper: Channel, front: Channel) -> None:
             worker.hear(message)
         if keeper.closed or front.closed:
             return
+        cores.claim(worker.has_work)
         reports, computed = worker.turn()
+        cores.claim(computed)
         for report in reports:
             front.send(report)
         front.flush()
@@ -75,13 +78,22 @@ def wait_after(waited: float, moved: bool, has_work: bool) -> float:
     return shortest if waited >= IDLE_SECONDS else min(longest, max(shortest, 2 * waited))
 
 
-def make_worker(work: Work, fds: list[int]) -> tuple[Worker, WitnessedRunner, Channel]:
+class Made(NamedTuple):
+    """The parts of a worker process."""
+
+    worker: Worker
+    runner: WitnessedRunner
+    cores: Cores
+    front: Channel
+
+
+def make_worker(work: Work, fds: list[int]) -> Made:
     """Maps weights, KV memory and ledger, and makes the worker and its channel to the front end."""
     ledger_fd, front_fd, *slab_fds = fds
     server = work.server
-    _C.set_num_threads(work.worker.threads)
     ledger = Ledger.attach(ledger_fd)
     holder = ledger.holder(work.instance)
+    cores = _cores(server, ledger, holder)
     weights, kv = attach(server, slab_fds, work.handles)
     runner = Runner.create(
         Path(server.folder),
@@ -89,8 +101,8 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, WitnessedRunner, Ch
         weights=weights,
         kv=kv,
         ledger=ledger,
-        threads=work.worker.threads,
-        on_layer=holder.beat,
+        threads=1,  # torch's own: what is worth sharing out goes to `cores`
+        on_layer=cores.at_layer,
         shape=ServerShape.of(server),
     )
     for fd in (ledger_fd, *slab_fds):
@@ -99,7 +111,16 @@ def make_worker(work: Work, fds: list[int]) -> tuple[Worker, WitnessedRunner, Ch
     phases = make_phases(work, ledger, holder)
     witnessed = WitnessedRunner(runner)
     budget, ends = server.max_num_batched_tokens, runner.eos_token_ids
-    return Worker(holder, witnessed, phases, budget, ends), witnessed, Channel.of_fd(front_fd)
+    worker = Worker(holder, witnessed, phases, budget, ends)
+    return Made(worker, witnessed, cores, Channel.of_fd(front_fd))
+
+
+def _cores(server: ServerSpec, ledger: Ledger, holder: Holder) -> Cores:
+    """On a GPU the threads of a worker are few and wait, and go where the system puts them."""
+    owned = [each.cores for each in server.workers]
+    on_cpu = server.device == "cpu"
+    pinned, lending = on_cpu and server.pin_threads, on_cpu and server.lend_cores
+    return Cores(ledger, holder, owned, pinned=pinned, lending=lending)
 
 
 def end_by_fault(error: Exception, runner: WitnessedRunner, keeper: Channel) -> None:
@@ -119,15 +140,15 @@ def main() -> None:
     keeper, work, fds = process.begin("worker", Work)
     process.begin_work(work.worker.name, work.server.log_level)
     try:
-        worker, runner, front = make_worker(work, fds)
+        made = make_worker(work, fds)
     except Exception as error:
         keeper.send(process.failure(error))
         raise
     keeper.send(Ready())
     try:
-        take_turns(worker, keeper, front)
+        take_turns(made.worker, made.cores, keeper, made.front)
     except Exception as error:
-        end_by_fault(error, runner, keeper)
+        end_by_fault(error, made.runner, keeper)
         raise
 
 
