@@ -6,6 +6,7 @@ Whatever a user can put right ends in one sentence on stderr and exit code 2.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -55,6 +56,8 @@ def _run(line: CommandLine, listener: socket.socket) -> int:
         server = Server(engine, name)
         app = create_app(server)
         seconds = _warm_up(engine)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: a full collection need not look at it
         print(summary(facts, name, url_of(listener), seconds), flush=True)
         return asyncio.run(serve(app, listener, server.lifecycle, line.engine.shutdown_timeout))
 
