@@ -21,6 +21,18 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_cpu_isa(before)
 
 
+@pytest.fixture(params=["avx512_bf16", "avx512", "avx2", "portable"])
+def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As isa, for operations that have code of their own for each."""
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    _C.set_cpu_isa(before)
+
+
 @pytest.fixture
 def one_thread_after() -> Iterator[None]:
     yield
