@@ -122,9 +122,6 @@ def parse(argv: Sequence[str] | None = None) -> CommandLine:
 def _add(group: argparse._ArgumentGroup, field: FieldInfo) -> None:
     flag = "--" + field.name.replace("_", "-")
     text = HELP[field.name]
-    if field.type is bool:
-        group.add_argument(flag, action="store_true", help=text)
-        return
     if field.default not in (None, ""):
         text += " (default: %(default)s)"
     names = [flag, *ALIASES.get(field.name, [])]
