@@ -17,6 +17,7 @@ import numpy as np
 from protocol import Generate, Job, Tokens, serve
 
 PER_STEP = 512  # tokens that are computed together (n_ubatch): llama.cpp's default
+LOG_LEVEL_ERROR = 4  # of ggml_log_level, which the Python package does not name
 
 
 class _Sequences:
@@ -75,7 +76,7 @@ def greedy(sequences: _Sequences, prompts: Tokens, max_tokens: int) -> tuple[Tok
 
 @llama_cpp.llama_log_callback
 def _only_errors(level: int, text: bytes, _: object) -> None:
-    if level == llama_cpp.GGML_LOG_LEVEL_ERROR:
+    if level == LOG_LEVEL_ERROR:
         print(text.decode(errors="replace"), end="", file=sys.stderr, flush=True)
 
 
