@@ -35,9 +35,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     names = [each.name for each in CONTESTANTS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3, help="each starts every contestant once")
-    parser.add_argument("--samples", type=int, default=2, help="of each measure, in a round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--rounds", type=positive, default=3, help="each starts every contestant once"
+    )
+    parser.add_argument("--samples", type=positive, default=2, help="of each measure, in a round")
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--seed", type=int, default=0, help="where the prompts are cut")
     parser.add_argument(
         "--environments", type=Path, default=HERE / ".env", help="where the peers are, or will be"
@@ -48,6 +50,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (args.set_up or args.out):
         parser.error("--out FILE.json says where the figures go; or --set-up to install only")
     return args
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
 
 
 def set_up(args: argparse.Namespace) -> dict[Contestant, Setting]:

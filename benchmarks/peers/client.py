@@ -24,9 +24,12 @@ def ask(port: int, wave: Wave) -> Answer:
     """Runs the wave against the server on 127.0.0.1.
 
     Raises:
-        PdrtError: the server answered with an error or with another number of tokens.
+        PdrtError: the server answered with an error or with another number of tokens, or went away.
     """
-    return asyncio.run(_ask(port, wave))
+    try:
+        return asyncio.run(_ask(port, wave))
+    except (OSError, EOFError) as error:  # asyncio's IncompleteReadError is an EOFError
+        raise PdrtError(f"the server went away: {type(error).__name__}: {error}") from None
 
 
 async def _ask(port: int, wave: Wave) -> Answer:
@@ -65,7 +68,6 @@ async def _complete(
 def _request(prompt: list[int], max_tokens: int) -> bytes:
     body = json.dumps(
         {
-            "model": "m",
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0,
@@ -86,6 +88,8 @@ async def _events(reader: asyncio.StreamReader) -> AsyncIterator[Event]:
     status = (await reader.readline()).decode().strip()
     while (await reader.readline()).strip():
         pass  # headers
+    if " 200 " not in f"{status} ":
+        raise PdrtError(f"the server answered {status!r}: {(await reader.read(300)).decode()}")
     text = b""
     async for chunk in _chunks(reader):
         *events, text = (text + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
@@ -93,8 +97,6 @@ async def _events(reader: asyncio.StreamReader) -> AsyncIterator[Event]:
             data = event.partition(b"data:")[2].strip()
             if data and data != b"[DONE]":
                 yield _checked(json.loads(data))
-    if " 200 " not in f"{status} ":
-        raise PdrtError(f"the server answered {status!r}")
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

