@@ -16,6 +16,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from pdrt._C import Ledger, Outcome
@@ -39,8 +40,9 @@ from pdrt.sched.held import requests_held_by, requests_in
 from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
 from pdrt.worker.loading import Filled, Loading
-from pdrt.worker.running import RunningWorker
-from pdrt.worker.sharing import environment, faulted_under_mps, start_mps
+from pdrt.worker.process import Child
+from pdrt.worker.running import RunningWorker, spawn_worker
+from pdrt.worker.sharing import faulted_under_mps, start_mps
 from pdrt.worker.watch import Watch
 
 TURN_SECONDS = 0.05
@@ -55,13 +57,21 @@ log = logging.getLogger("pdrt")
 class Keeper:
     """Holds the memory of one server and runs its workers until the front end is gone."""
 
-    def __init__(self, front: Channel, filled: Filled, mps: PrivateMps | None) -> None:
+    def __init__(
+        self,
+        front: Channel,
+        filled: Filled,
+        mps: PrivateMps | None,
+        spawned: Mapping[int, Child],
+    ) -> None:
+        """`spawned`: processes by worker's index, for the first incarnations."""
         server = filled.server
         self._front = front
         self._server = server
         self._slabs = filled.slabs
         self._device_memory = filled.device_memory
         self._mps = mps
+        self._spawned = dict(spawned)
         self._ledger = Ledger.create(
             num_pages=server.num_pages,
             page_size=server.page_size,
@@ -118,8 +128,7 @@ class Keeper:
     # -- workers ----------------------------------------------------------------------------------
 
     def _start_worker(self, spec: WorkerSpec, incarnation: int) -> None:
-        variables = environment(self._mps, spec.role, self._server)
-        child = process.spawn("pdrt.worker.main", spec.name, spec.threads, environment=variables)
+        child = self._spawned.pop(spec.index, None) or spawn_worker(self._server, spec, self._mps)
         front, theirs = pair()
         worker = RunningWorker(spec, incarnation, child, front)
         self._workers[spec.index] = worker
@@ -227,9 +236,13 @@ def serve(front: Channel, server: ServerSpec) -> None:
         mps = start_mps(server)
         if mps:
             stack.enter_context(mps)  # left last: its clients end before
+        # While the weights are loaded they import what they need, which takes as long.
+        spawned = {spec.index: spawn_worker(server, spec, mps) for spec in server.workers}
+        for child in spawned.values():
+            stack.callback(child.close)
         filled = Loading(front, server, parent, mps).run()
         stack.callback(filled.slabs.close)
-        Keeper(front, filled, mps).run(parent, time.monotonic() - started)
+        Keeper(front, filled, mps, spawned).run(parent, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,20 @@ import logging
 import time
 
 from pdrt.errors import EngineDead, PdrtError
-from pdrt.messages import Failed, Faulted, WorkerSpec
+from pdrt.messages import Failed, Faulted, ServerSpec, WorkerSpec
+from pdrt.mps import PrivateMps
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.process import Child
+from pdrt.worker.sharing import environment
 
 log = logging.getLogger("pdrt")
+
+
+def spawn_worker(server: ServerSpec, spec: WorkerSpec, mps: PrivateMps | None) -> Child:
+    """A process that imports what a worker needs, and waits for its Work."""
+    variables = environment(mps, spec.role, server)
+    return process.spawn("pdrt.worker.main", spec.name, spec.threads, environment=variables)
 
 
 class RunningWorker:
