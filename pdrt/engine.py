@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Literal, overload
 
-from pdrt.background import LoopThread, call_soon, start_front_end
+from pdrt.background import Doorbell, LoopThread, start_front_end
 from pdrt.chat_template import ChatOptions
 from pdrt.config import Settings, settings_of
 from pdrt.errors import ConfigError, EngineDead
@@ -67,6 +67,7 @@ class Engine:
         self.tokenizer = Tokenizer(self.plan.folder, self.settings.chat_template)
         self.limits = Limits(self.plan.spec.vocab_size, self.plan.server.max_model_len)
         self._num_requests = 0
+        self._bell: Doorbell | None = None
         self._thread, self._front = start_front_end(
             self.plan.server, self.settings.max_queued_requests
         )
@@ -145,7 +146,7 @@ class Engine:
         request = self._request(prompt, SamplingParams.of(sampling_params), request_id)
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         stream = RequestStream(
-            request, self.tokenizer, time.monotonic(), lambda: call_soon(loop, news.set)
+            request, self.tokenizer, time.monotonic(), partial(self._doorbell(loop).ring, news.set)
         )
         try:
             await asyncio.wrap_future(self._thread.call(stream.submit, self._front))
@@ -156,6 +157,12 @@ class Engine:
                 yield stream.snapshot()
         finally:
             self._thread.call(stream.leave, self._front)
+
+    def _doorbell(self, loop: asyncio.AbstractEventLoop) -> Doorbell:
+        """One for all requests that are read in a loop, as long as no other loop comes between."""
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Doorbell(loop)
+        return self._bell
 
     def abort(self, request_id: str) -> None:
         """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
