@@ -10,6 +10,7 @@ BENCHES = {
     "burst": "pdrt.bench.burst",
     "frontier": "pdrt.bench.frontier",
     "kernels": "pdrt.bench.kernels",
+    "serve": "pdrt.bench.serve",
 }
 
 
