@@ -1,24 +1,40 @@
-"""`python -m pdrt.bench NAME`: the measurements that the README and docs quote."""
+"""`python -m pdrt.bench NAME ...`: the measurements that the README and docs quote."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-# Imported when asked for: kernels are measured where the server's packages are missing.
-BENCHES = {
-    "burst": "pdrt.bench.burst",
-    "frontier": "pdrt.bench.frontier",
-    "kernels": "pdrt.bench.kernels",
-    "serve": "pdrt.bench.serve",
+# Modules are imported when asked for: kernels are measured where the server's packages are missing.
+COMMANDS = {
+    "serve": "load a running server: latencies, throughput, goodput",
+    "burst": "what arriving prompts do to running streams, both modes in one process",
+    "frontier": "gaps of running streams against prompt load, on a GPU",
+    "kernels": "every GPU kernel against the device's roofs",
 }
+EXTRA = ("aiohttp", "matplotlib", "tqdm")  # packages of the optional extra `bench`
+
+
+def table() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: python -m pdrt.bench COMMAND ...; COMMAND --help", "", *lines])
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in BENCHES:
-        print(f"usage: python -m pdrt.bench {{{','.join(BENCHES)}}} ...", file=sys.stderr)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(table())
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"pdrt: there is no bench {argv[0]!r}\n{table()}", file=sys.stderr)
         return 2
-    bench = import_module(BENCHES[argv[0]])
+    try:
+        bench = import_module(f"pdrt.bench.{argv[0]}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(f"pdrt: {argv[0]} needs {error.name}: pip install 'pdrt[bench]'", file=sys.stderr)
+        return 1
     code: int = bench.main(argv[1:])
     return code
 
