@@ -8,6 +8,7 @@ from importlib import import_module
 # Modules are imported when asked for: kernels are measured where the server's packages are missing.
 COMMANDS = {
     "serve": "load a running server: latencies, throughput, goodput",
+    "compare": "two result files: what differs, and what is noise",
     "burst": "what arriving prompts do to running streams, both modes in one process",
     "frontier": "gaps of running streams against prompt load, on a GPU",
     "kernels": "every GPU kernel against the device's roofs",

@@ -1,0 +1,89 @@
+"""Pictures as PNG, and pages of HTML that hold their pictures and need no other file.
+
+matplotlib without pyplot: figures are values, and no window system or global state is touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right }
+td:first-child, th:first-child { text-align: left }
+img { max-width: 100% } code, pre { font-size: 13px; white-space: pre-wrap }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def as_text(self) -> str:
+        """Columns in line; the first to the left, figures to the right."""
+        grid = [self.heads, *self.rows]
+        widths = [max(len(row[i]) for row in grid) for i in range(len(self.heads))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in grid
+        )
+
+    def as_html(self) -> str:
+        def line(tag: str, cells: Sequence[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        rows = [line("th", self.heads), *(line("td", row) for row in self.rows)]
+        return "<table>" + "".join(rows) + "</table>"
+
+
+def figure(width: float = 10.0, height: float = 6.0) -> Figure:
+    """An empty figure, in inches; `subplots` gives its axes."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def png(drawn: Figure) -> bytes:
+    file = io.BytesIO()
+    drawn.savefig(file, format="png")
+    return file.getvalue()
+
+
+def html(title: str, parts: Sequence[Table | bytes | str]) -> str:
+    """A page of tables, PNG pictures and paragraphs, in order."""
+    body = "\n".join(_part(part) for part in parts)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style><h1>{escape(title)}</h1>\n{body}</html>\n"
+    )
+
+
+def _part(part: Table | bytes | str) -> str:
+    if isinstance(part, Table):
+        return part.as_html()
+    if isinstance(part, bytes):
+        return f'<img alt="" src="data:image/png;base64,{base64.b64encode(part).decode()}">'
+    return f"<p>{escape(part)}</p>"
+
+
+def write_page(stem: Path, title: str, parts: Sequence[Table | bytes | str]) -> list[Path]:
+    """Writes STEM.html and, for the first picture, STEM.png; returns the files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    page = stem.with_suffix(".html")
+    page.write_text(html(title, parts))
+    pictures = [part for part in parts if isinstance(part, bytes)]
+    if not pictures:
+        return [page]
+    picture = stem.with_suffix(".png")
+    picture.write_bytes(pictures[0])
+    return [page, picture]
