@@ -7,8 +7,14 @@ from importlib import import_module
 
 # Modules are imported when asked for: kernels are measured where the server's packages are missing.
 COMMANDS = {
+    "demo": "unified and separated under the same burst of prompts: a table, a picture",
     "serve": "load a running server: latencies, throughput, goodput",
     "compare": "two result files: what differs, and what is noise",
+    "offline": "tokens a second of an engine when all prompts wait at the start",
+    "latency": "one batch alone: prefill, step times, share of the weight-read limit",
+    "handoff": "from prefill's last chunk to decode",
+    "scheduler": "what a step costs outside the model, at 1, 8 and 64 requests",
+    "profile": "where the time of a step goes, by its parts",
     "burst": "what arriving prompts do to running streams, both modes in one process",
     "frontier": "gaps of running streams against prompt load, on a GPU",
     "kernels": "every GPU kernel against the device's roofs",

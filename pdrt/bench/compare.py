@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pdrt.bench import measures, pages
 from pdrt.bench.measures import MEASURES, Measure, Result
 from pdrt.bench.statistics import Comparison, Estimate, compare
+from pdrt.bench.tables import Table
 from pdrt.errors import ConfigError, PdrtError
 
 LISTS = ("ttfts", "itls", "output_lens", "errors", "start_times")
@@ -127,7 +128,7 @@ def _outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [f"{same} of {len(texts[0])} outputs are the same."]
 
 
-def table(found: Sequence[Row]) -> pages.Table:
+def table(found: Sequence[Row]) -> Table:
     def shown(each: Estimate, digits: int = 2) -> str:
         return f"{each.value:.{digits}f} [{each.low:.{digits}f}, {each.high:.{digits}f}]"
 
@@ -141,7 +142,7 @@ def table(found: Sequence[Row]) -> pages.Table:
         )
         for row in found
     ]
-    return pages.Table(("ms", "A", "B", "B / A", "verdict"), lines)
+    return Table(("ms", "A", "B", "B / A", "verdict"), lines)
 
 
 def picture(first: Side, second: Side, found: Sequence[Row]) -> bytes:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from pdrt.bench.tables import Table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -21,31 +22,6 @@ td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem; text-align: right
 td:first-child, th:first-child { text-align: left }
 img { max-width: 100% } code, pre { font-size: 13px; white-space: pre-wrap }
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def as_text(self) -> str:
-        """Columns in line; the first to the left, figures to the right."""
-        grid = [self.heads, *self.rows]
-        widths = [max(len(row[i]) for row in grid) for i in range(len(self.heads))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in grid
-        )
-
-    def as_html(self) -> str:
-        def line(tag: str, cells: Sequence[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        rows = [line("th", self.heads), *(line("td", row) for row in self.rows)]
-        return "<table>" + "".join(rows) + "</table>"
 
 
 def figure(width: float = 10.0, height: float = 6.0) -> Figure:

@@ -1,0 +1,103 @@
+"""`python -m pdrt.bench offline`: tokens a second when all prompts are there from the start.
+
+Runs pdrt.Engine in this process, without HTTP. Keys of the JSON are those of `vllm bench
+throughput`, and more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from pdrt.bench.datasets import Drawing, Lengths, random_lengths
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.prompts import Vocabulary, Writer
+from pdrt.bench.report import emit, provenance
+from pdrt.bench.sessions import Turn
+from pdrt.engine import Engine
+from pdrt.errors import PdrtError
+from pdrt.sampling_params import SamplingParams
+
+WARM_UP = 2  # prompts before the first that counts
+PROGRESS_AFTER = 5.0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pdrt.bench offline", description=__doc__)
+    add_engine_flags(parser)
+    parser.add_argument("--num-prompts", type=int, default=32)
+    parser.add_argument("--input-len", type=int, default=130)
+    parser.add_argument("--output-len", type=int, default=64)
+    parser.add_argument("--range-ratio", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="file for the JSON")
+    return parser.parse_args(argv)
+
+
+def turns(engine: Engine, args: argparse.Namespace) -> list[Turn]:
+    """Random prompts, the first of which are for the warm-up."""
+    lengths = Lengths(args.input_len, args.output_len, args.range_ratio)
+    writer = Writer(Vocabulary(engine.plan.folder), as_ids=True)
+    drawing = Drawing(writer, lengths, np.random.default_rng(args.seed))
+    return [each.turns[0] for each in random_lengths(drawing, args.num_prompts + WARM_UP)]
+
+
+def generate(engine: Engine, load: Sequence[Turn], what: str) -> tuple[float, int]:
+    """Runs prompts to their end; seconds, and output tokens."""
+    prompts = [turn.prompt for turn in load]
+    params = [
+        SamplingParams(temperature=0.0, max_tokens=turn.output_tokens, ignore_eos=True)
+        for turn in load
+    ]
+    tokens = 0
+    start = time.perf_counter()
+    with tqdm(total=len(load), desc=what, delay=PROGRESS_AFTER, mininterval=0.5) as bar:
+        for output in engine.generate(prompts, params, stream=True):  # type: ignore[arg-type]
+            if output.finished:
+                tokens += len(output.outputs[0].token_ids)
+                bar.update()
+    return time.perf_counter() - start, tokens
+
+
+def measure(args: argparse.Namespace) -> dict[str, object]:
+    """Raises PdrtError: the engine cannot start, or gave other than the tokens asked for."""
+    with Engine(engine_settings(args)) as engine:
+        load = turns(engine, args)
+        generate(engine, load[:WARM_UP], "warm-up")
+        seconds, tokens = generate(engine, load[WARM_UP:], "prompts")
+        facts = engine.startup_summary()
+    wanted = sum(turn.output_tokens for turn in load[WARM_UP:])
+    if tokens != wanted:
+        raise PdrtError(f"{tokens} tokens came where {wanted} were asked for; no figures are given")
+    prompt_tokens = sum(turn.prompt_tokens or 0 for turn in load[WARM_UP:])
+    return {
+        "elapsed_time": seconds,
+        "num_requests": args.num_prompts,
+        "total_num_tokens": prompt_tokens + tokens,
+        "requests_per_second": args.num_prompts / seconds,
+        "tokens_per_second": (prompt_tokens + tokens) / seconds,
+        "output_tokens_per_second": tokens / seconds,
+        "engine": facts,
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(argv)
+    command = " ".join(["python -m pdrt.bench offline", *argv])
+    try:
+        result = {"bench": "offline", **provenance(command), **measure(args)}
+    except PdrtError as error:
+        print(f"pdrt: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{args.num_prompts} prompts in {result['elapsed_time']:.2f} s: "
+        f"{result['output_tokens_per_second']:.1f} output tok/s, "
+        f"{result['tokens_per_second']:.1f} tok/s in all"
+    )
+    emit(result, args.output)
+    return 0
