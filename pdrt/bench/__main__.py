@@ -10,6 +10,7 @@ COMMANDS = {
     "demo": "unified and separated under the same burst of prompts: a table, a picture",
     "serve": "load a running server: latencies, throughput, goodput",
     "compare": "two result files: what differs, and what is noise",
+    "sweep": "rate against goodput of several servers, and where each gives way",
     "offline": "tokens a second of an engine when all prompts wait at the start",
     "latency": "one batch alone: prefill, step times, share of the weight-read limit",
     "handoff": "from prefill's last chunk to decode",

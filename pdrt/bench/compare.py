@@ -121,11 +121,11 @@ def notes(first: Side, second: Side, confidence: float) -> list[str]:
 
 def _outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Whether both gave the same texts; greedy ones of the same prompts should."""
-    texts = [run.get("generated_texts") for run in (one, other)]
-    if not all(texts) or len(texts[0]) != len(texts[1]):
+    first, second = (run.get("generated_texts") or [] for run in (one, other))
+    if not first or len(first) != len(second):
         return ["Outputs were not compared: the files do not have the same requests."]
-    same = sum(a == b for a, b in zip(*texts, strict=True))
-    return [f"{same} of {len(texts[0])} outputs are the same."]
+    same = sum(a == b for a, b in zip(first, second, strict=True))
+    return [f"{same} of {len(first)} outputs are the same."]
 
 
 def table(found: Sequence[Row]) -> Table:
@@ -200,7 +200,8 @@ def main(argv: Sequence[str]) -> int:
     said += notes(first, second, args.confidence)
     print("\n".join([*said, "", table(found).as_text()]))
     if args.output:
-        parts = [*said, table(found), picture(first, second, found)]
+        drawn = picture(first, second, found)
+        parts: list[pages.Part] = [*said, table(found), drawn]
         for path in pages.write_page(args.output, f"{first.title} and {second.title}", parts):
             print(path)
     return 0

@@ -41,7 +41,6 @@ MODES = ("unified", "separated")
 COLOURS = {"unified": "#d1495b", "separated": "#1b6ca8"}
 STREAM_PROMPT_TOKENS = 32
 BURST_OUTPUT_TOKENS = 4
-BURST_AFTER = 3.0  # seconds in which the streams run alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,9 @@ def make_demo(args: argparse.Namespace, vocabulary: Vocabulary) -> Demo:
 
     streams = [session(STREAM_PROMPT_TOKENS, args.stream_tokens, 0.0) for _ in range(args.streams)]
     times = Arrivals("poisson", args.rate).times(args.prompts, rng)
-    burst = [session(args.prompt_tokens, BURST_OUTPUT_TOKENS, BURST_AFTER + at) for at in times]
+    burst = [
+        session(args.prompt_tokens, BURST_OUTPUT_TOKENS, args.burst_after + at) for at in times
+    ]
     warm_up = [session(args.prompt_tokens, BURST_OUTPUT_TOKENS, 0.0) for _ in range(2)]
     return Demo([*streams, *burst], args.streams, warm_up)
 
@@ -116,7 +117,10 @@ def run_mode(mode: str, args: argparse.Namespace, demo: Demo) -> Seen:
     failed = [record.error for record in records if record.error]
     if failed:
         raise PdrtError(f"{mode}: {len(failed)} requests failed: {failed[0]}")
-    return Seen(records[: demo.num_streams], records[demo.num_streams :])
+    seen = Seen(records[: demo.num_streams], records[demo.num_streams :])
+    if not seen.gaps():
+        raise PdrtError(f"{mode}: the streams ended before the burst; raise --stream-tokens")
+    return seen
 
 
 def picture(seen: Mapping[str, Seen]) -> bytes:
@@ -176,6 +180,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--flags", default="", help="more flags of pdrt.serve, for both")
     parser.add_argument("--streams", type=int, default=3)
     parser.add_argument("--stream-tokens", type=int, default=400, help="output of each stream")
+    parser.add_argument("--burst-after", type=float, default=3.0, help="seconds of streams alone")
     parser.add_argument("--prompts", type=int, default=6, help="in the burst")
     parser.add_argument("--prompt-tokens", type=int, default=500)
     parser.add_argument("--rate", type=float, default=1.0, help="prompts a second in the burst")
@@ -197,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{agreement(seen)}\n\n{table(seen).as_text()}\n")
     command = " ".join(["python -m pdrt.bench demo", *argv])
     origin = f"{command}; {provenance(command)['machine']}"
-    parts = [agreement(seen), picture(seen), table(seen), origin]
+    parts: list[pages.Part] = [agreement(seen), picture(seen), table(seen), origin]
     for path in pages.write_page(args.output, "Unified and separated, the same load", parts):
         print(path)
     write(as_result(seen, command), str(args.output.with_suffix(".json")))

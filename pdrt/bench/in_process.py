@@ -20,7 +20,7 @@ from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.prefill_worker import PrefillPhase
-from pdrt.worker.worker import Runner, Worker
+from pdrt.worker.worker import Phase, Runner, Worker
 
 INSTANCE = 1 << 8
 GREEDY = SlotParams(0.0, 1.0, 0, 0, True)  # and no end-of-sequence token ends it
@@ -65,7 +65,7 @@ class InProcessWorker:
         self._generations: dict[int, int] = {}
         decode = DecodeScheduler(ledger, holder, sizes.num_seqs)
         prefill = PrefillScheduler(ledger, holder, sizes.num_seqs)
-        phases = [
+        phases: list[Phase] = [
             DecodePhase(watch("decode", decode)),
             PrefillPhase(watch("prefill", prefill), on_sealed=decode.tell),
         ]

@@ -65,7 +65,8 @@ def token_times(result: Result, i: int) -> Values:
     # Our times count from the schedule, vLLM's from the sending.
     delay = result["queue_times"][i] if "times_from" in result else 0.0
     first = result["start_times"][i] - delay + result["ttfts"][i]
-    return first + np.cumsum([0.0, *result["itls"][i]])
+    times: Values = np.cumsum([first, *result["itls"][i]])
+    return times
 
 
 def completed(result: Result) -> list[int]:

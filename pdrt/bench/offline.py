@@ -10,15 +10,15 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.datasets import Drawing, Lengths, random_lengths
+from pdrt.bench.datasets import Lengths
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.prompts import Vocabulary, Writer
+from pdrt.bench.prompts import Vocabulary
 from pdrt.bench.report import emit, provenance
-from pdrt.bench.sessions import Turn
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.sampling_params import SamplingParams
@@ -39,25 +39,37 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def turns(engine: Engine, args: argparse.Namespace) -> list[Turn]:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One prompt, and how many tokens are to follow."""
+
+    prompt: list[int]
+    output_len: int
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(temperature=0.0, max_tokens=self.output_len, ignore_eos=True)
+
+
+def wishes(engine: Engine, args: argparse.Namespace) -> list[Wish]:
     """Random prompts, the first of which are for the warm-up."""
     lengths = Lengths(args.input_len, args.output_len, args.range_ratio)
-    writer = Writer(Vocabulary(engine.plan.folder), as_ids=True)
-    drawing = Drawing(writer, lengths, np.random.default_rng(args.seed))
-    return [each.turns[0] for each in random_lengths(drawing, args.num_prompts + WARM_UP)]
-
-
-def generate(engine: Engine, load: Sequence[Turn], what: str) -> tuple[float, int]:
-    """Runs prompts to their end; seconds, and output tokens."""
-    prompts = [turn.prompt for turn in load]
-    params = [
-        SamplingParams(temperature=0.0, max_tokens=turn.output_tokens, ignore_eos=True)
-        for turn in load
+    vocabulary, rng = Vocabulary(engine.plan.folder), np.random.default_rng(args.seed)
+    return [
+        Wish(
+            vocabulary.random_ids(lengths.draw(args.input_len, rng), rng),
+            lengths.draw(args.output_len, rng),
+        )
+        for _ in range(args.num_prompts + WARM_UP)
     ]
+
+
+def generate(engine: Engine, load: Sequence[Wish], what: str) -> tuple[float, int]:
+    """Runs prompts to their end; seconds, and output tokens."""
+    prompts, params = [each.prompt for each in load], [each.params() for each in load]
     tokens = 0
     start = time.perf_counter()
     with tqdm(total=len(load), desc=what, delay=PROGRESS_AFTER, mininterval=0.5) as bar:
-        for output in engine.generate(prompts, params, stream=True):  # type: ignore[arg-type]
+        for output in engine.generate(prompts, params, stream=True):
             if output.finished:
                 tokens += len(output.outputs[0].token_ids)
                 bar.update()
@@ -67,14 +79,14 @@ def generate(engine: Engine, load: Sequence[Turn], what: str) -> tuple[float, in
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Raises PdrtError: the engine cannot start, or gave other than the tokens asked for."""
     with Engine(engine_settings(args)) as engine:
-        load = turns(engine, args)
+        load = wishes(engine, args)
         generate(engine, load[:WARM_UP], "warm-up")
         seconds, tokens = generate(engine, load[WARM_UP:], "prompts")
         facts = engine.startup_summary()
-    wanted = sum(turn.output_tokens for turn in load[WARM_UP:])
+    wanted = sum(each.output_len for each in load[WARM_UP:])
     if tokens != wanted:
         raise PdrtError(f"{tokens} tokens came where {wanted} were asked for; no figures are given")
-    prompt_tokens = sum(turn.prompt_tokens or 0 for turn in load[WARM_UP:])
+    prompt_tokens = sum(len(each.prompt) for each in load[WARM_UP:])
     return {
         "elapsed_time": seconds,
         "num_requests": args.num_prompts,

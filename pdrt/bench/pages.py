@@ -35,7 +35,10 @@ def png(drawn: Figure) -> bytes:
     return file.getvalue()
 
 
-def html(title: str, parts: Sequence[Table | bytes | str]) -> str:
+Part = Table | bytes | str  # a picture is its PNG
+
+
+def html(title: str, parts: Sequence[Part]) -> str:
     """A page of tables, PNG pictures and paragraphs, in order."""
     body = "\n".join(_part(part) for part in parts)
     return (
@@ -44,7 +47,7 @@ def html(title: str, parts: Sequence[Table | bytes | str]) -> str:
     )
 
 
-def _part(part: Table | bytes | str) -> str:
+def _part(part: Part) -> str:
     if isinstance(part, Table):
         return part.as_html()
     if isinstance(part, bytes):
@@ -52,7 +55,7 @@ def _part(part: Table | bytes | str) -> str:
     return f"<p>{escape(part)}</p>"
 
 
-def write_page(stem: Path, title: str, parts: Sequence[Table | bytes | str]) -> list[Path]:
+def write_page(stem: Path, title: str, parts: Sequence[Part]) -> list[Path]:
     """Writes STEM.html and, for the first picture, STEM.png; returns the files."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     page = stem.with_suffix(".html")

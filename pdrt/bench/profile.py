@@ -121,9 +121,9 @@ def as_row(spans: Spans, step: str, seconds: float, steps: int) -> dict[str, obj
             "share": value / seconds,
             "calls": spans.calls[name] / steps,
         }
-        for name, value in spans.seconds.most_common()
+        for name, value in sorted(spans.seconds.items(), key=lambda each: -each[1])
     }
-    rest = seconds - spans.seconds.total()
+    rest = seconds - sum(spans.seconds.values())
     parts["rest"] = {"us": rest * 1e6 / steps, "share": rest / seconds, "calls": 0.0}
     kernels = sum(value for name, value in spans.seconds.items() if name.startswith("kernel:"))
     return {

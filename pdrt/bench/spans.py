@@ -7,7 +7,7 @@ what no span covers, add up to the step. A wrapped call costs some tenths of a m
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +16,7 @@ class Spans:
     """Times and counts by name."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self._inner = [0.0]  # of each open span, seconds of the spans within it
 

@@ -48,7 +48,8 @@ def blocks(count: int, rng: np.random.Generator) -> Values:
     """Indices of `count` requests in blocks of consecutive ones, which go round at the end."""
     length = max(1, round(count ** (1 / 3)))
     starts = rng.integers(count, size=-(-count // length))
-    return ((starts[:, None] + np.arange(length)) % count).ravel()[:count]
+    indices: Values = (starts[:, None] + np.arange(length)) % count
+    return indices.ravel()[:count]
 
 
 def estimate(value: float, resampled: Values, confidence: float) -> Estimate:

@@ -1,0 +1,163 @@
+"""`python -m pdrt.bench sweep`: rate against goodput of several servers, and where each gives way.
+
+    python -m pdrt.bench sweep --goodput ttft:1000 tpot:60 --rates 0.5 1 2 4 --tokenizer default \\
+        --server 'separated={python} -m pdrt.serve --port {port}' \\
+        --server 'unified={python} -m pdrt.serve --port {port} --disaggregation-mode unified'
+
+Every round starts each server in turn, in the opposite order of the round before, and gives it all
+rates, the same requests to all servers; one at a time, so that none takes another's cores. Between
+the last rate that attains enough and the first that does not, --refine more are measured. Rates
+above one at which less than half of what is wanted was attained are left out. What OUTPUT.json
+holds already is not measured again, so a sweep that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pdrt.bench import pages
+from pdrt.bench.arrivals import Arrivals
+from pdrt.bench.datasets import lookalikes
+from pdrt.bench.driver import Load
+from pdrt.bench.frontiers import between
+from pdrt.bench.load_flags import (
+    add_load_flags,
+    add_target_flags,
+    make_sessions,
+    make_target,
+    make_writer,
+)
+from pdrt.bench.prompts import Writer
+from pdrt.bench.results import DETAILS, as_result
+from pdrt.bench.serve import run_with_bar, warm_up
+from pdrt.bench.servers import ServerCommand, running
+from pdrt.bench.sweep_state import Sweep, as_line, picture, table
+from pdrt.errors import PdrtError
+
+LEAST_REQUESTS = 10  # of a point
+
+
+def rates_to_come(sweep: Sweep, server: ServerCommand, round_number: int) -> Iterator[float]:
+    """Rates from below, then what lies between; each is asked for when the last is done.
+
+    Later rounds repeat what the first one chose.
+    """
+    wanted = sweep.args.attainment
+    chosen = {point["rate"] for point in sweep.of(server)} - set(sweep.args.rates)
+    for rate in sorted({*sweep.args.rates, *chosen}):
+        done = sweep.of(server, round_number)
+        if any(p["rate"] < rate and p["slo_attainment"] < wanted / 2 for p in done):
+            break
+        if all(p["rate"] != rate for p in done):
+            yield rate
+    for _ in range(sweep.args.refine - len(chosen) if round_number == 0 else 0):
+        middle = between(sweep.of(server), wanted)
+        if middle is None:
+            return
+        yield middle
+
+
+def run_server(sweep: Sweep, server: ServerCommand, round_number: int, command: str) -> None:
+    """All rates of one server in one round.
+
+    Raises:
+        PdrtError: the server does not start, or answers nothing.
+    """
+    to_come = rates_to_come(sweep, server, round_number)
+    first = next(to_come, None)
+    if first is None:
+        return
+    with running(server) as url:
+        args = argparse.Namespace(**{**vars(sweep.args), "base_url": url})
+        target, writer = make_target(args), make_writer(args)
+        warm_up(target, warm_up_load(args, writer), f"{server.name}, warm-up")
+        for rate in chain([first], to_come):
+            load = make_load(args, writer, rate, round_number)
+            what = f"round {round_number + 1}, {server.name}, {rate:g}/s"
+            result = as_result(run_with_bar(target, load, what), sweep.objectives, command)
+            figures = {key: value for key, value in result.items() if key not in DETAILS}
+            point = {"server": server.name, "rate": rate, "round": round_number, **figures}
+            sweep.points.append(point)
+            sweep.save(command)
+            print(as_line(point), flush=True)
+
+
+def make_load(args: argparse.Namespace, writer: Writer, rate: float, round_number: int) -> Load:
+    """Of one point: the same for all servers, other prompts than any other point's.
+
+    Otherwise a prefix cache would know the prompts of one rate from the one before.
+    """
+    count = max(LEAST_REQUESTS, math.ceil(rate * args.seconds))
+    point = np.random.SeedSequence((args.seed, round_number, round(rate * 1e6)))
+    prompt_seed, arrival_seed = (int(each) for each in point.generate_state(2))
+    drawn = argparse.Namespace(**{**vars(args), "num_prompts": count, "seed": prompt_seed})
+    sessions = make_sessions(drawn, writer)
+    arrivals = Arrivals(args.arrivals, rate, args.burstiness, args.burst_size)
+    times = arrivals.times(len(sessions), np.random.default_rng(arrival_seed))
+    return Load([each.arriving(at) for each, at in zip(sessions, times, strict=True)])
+
+
+def warm_up_load(args: argparse.Namespace, writer: Writer) -> Load:
+    sessions = make_sessions(argparse.Namespace(**{**vars(args), "num_prompts": 4}), writer)
+    return Load(lookalikes(writer, sessions, np.random.default_rng((args.seed, 2))), 4)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m pdrt.bench sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--server", action="append", required=True, metavar="NAME=COMMAND")
+    parser.add_argument("--goodput", nargs="+", required=True, metavar="NAME:MS")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--refine", type=int, default=2, help="rates between, in each round")
+    parser.add_argument("--attainment", type=float, default=0.9)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals at each rate")
+    parser.add_argument(
+        "--arrivals", choices=("poisson", "gamma", "burst", "constant"), default="poisson"
+    )
+    parser.add_argument("--burstiness", type=float, default=1.0)
+    parser.add_argument("--burst-size", type=int, default=8)
+    parser.add_argument(
+        "--output", type=Path, default=Path("sweep"), help="OUTPUT.json, .html, .png"
+    )
+    add_target_flags(parser)
+    add_load_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(argv)
+    command = " ".join(["python -m pdrt.bench sweep", *argv])
+    failed: dict[str, str] = {}
+    try:
+        sweep = Sweep.open(args)
+        for round_number in tqdm(range(args.rounds), desc="rounds", delay=5):
+            for server in sweep.in_order(round_number):
+                try:
+                    run_server(sweep, server, round_number, command)
+                except PdrtError as error:
+                    failed[server.name] = str(error)
+                    print(f"pdrt: {server.name}: {error}", file=sys.stderr, flush=True)
+    except PdrtError as error:
+        print(f"pdrt: {error}", file=sys.stderr)
+        return 1
+    sweep.save(command)
+    print("\n" + table(sweep).as_text() + "\n")
+    said = [f"{name} did not run: {error}" for name, error in failed.items()]
+    if sweep.points:
+        lines = map(as_line, sweep.points)
+        parts: list[pages.Part] = [table(sweep), picture(sweep), *said, *lines, command]
+        for path in pages.write_page(args.output, "Rate against goodput", parts):
+            print(path)
+    return 1 if failed else 0

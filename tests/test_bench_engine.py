@@ -1,0 +1,156 @@
+"""The benches without HTTP: they time real engines and workers, and their parts add up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdrt.bench import demo, handoff, latency, offline, profile, scheduler
+from pdrt.bench.engine_flags import engine_settings
+from pdrt.bench.prompts import Vocabulary
+from pdrt.bench.records import Record
+from pdrt.bench.spans import Spans
+from pdrt.engine import Engine
+from pdrt.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Iterator[Engine]:
+    with Engine(str(tiny_llama), max_model_len=512, log_level="error") as engine:
+        yield engine
+
+
+def prompts(engine: Engine, count: int) -> list[list[int]]:
+    vocabulary, rng = Vocabulary(engine.plan.folder), np.random.default_rng(0)
+    return [vocabulary.random_ids(20, rng) for _ in range(count)]
+
+
+def test_offline_counts_the_tokens_that_were_asked_for(engine: Engine) -> None:
+    args = offline.parse(["--num-prompts", "4", "--output-len", "6", "--input-len", "9"])
+    load = offline.wishes(engine, args)
+    assert [len(each.prompt) for each in load] == [9] * (4 + offline.WARM_UP)
+    seconds, tokens = offline.generate(engine, load, "test")
+    assert tokens == 6 * len(load)
+    assert seconds > 0
+
+
+def test_a_batch_s_steps_are_those_in_which_all_of_it_decode(engine: Engine) -> None:
+    args = latency.parse(["--output-len", "12", "--input-len", "20", "--repeats", "1"])
+    row = latency.one_batch(engine, args, 3)
+    assert 1 <= row["step_ms"]["count"] <= 11  # type: ignore[index]
+    limited = latency.with_limit(row, weight_bytes=10**6, read=1.0)
+    p50 = row["step_ms"]["p50"]  # type: ignore[index]
+    assert limited["weight_read_ms"] == 1.0
+    assert limited["share_of_weight_read"] == pytest.approx(1.0 / p50)
+
+
+def test_steps_outside_the_time_in_which_all_decode_do_not_count() -> None:
+    times = [[1.0, 2.0, 3.0, 5.0, 9.0], [2.0, 3.5, 5.0]]
+    assert latency.steps_within(times) == [1.0, 2.0]
+
+
+def test_a_handoff_is_seen_alone_and_beside_streams(engine: Engine) -> None:
+    for readers in (0, 2):
+        given = prompts(engine, 5)
+        seen = asyncio.run(handoff.measure(engine, given, prompts(engine, readers)))
+        assert len(seen.sealed_to_taken) == len(seen.first_to_second) == 5 - handoff.WARM_UP
+        assert all(0 < part < 5 for part in seen.sealed_to_taken)
+        row = seen.figures(readers)
+        assert row["first_to_second_ms"]["count"] == 3
+        assert "sealed to taken" in handoff.as_table([row])
+
+
+def test_settings_are_any_of_the_engine_s_and_wrong_ones_are_named() -> None:
+    def settings(*pairs: str) -> object:
+        args = argparse.Namespace(model="m", mode="unified", set=list(pairs))
+        return engine_settings(args)
+
+    found = settings("max_num_seqs=8", "max-num-batched-tokens=64", "watchdog_timeout=2.5")
+    assert (found.max_num_seqs, found.max_num_batched_tokens) == (8, 64)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"--set: .*max_num_seqs"):
+        settings("max_num_seqs=many")
+
+
+def test_turns_without_a_model_grow_every_request_by_one_token() -> None:
+    """measure() itself asserts it; a turn of eight costs more than one of one."""
+    rows = [scheduler.measure(batch, turns=40) for batch in (1, 8)]
+    assert rows[0]["turn_us"]["p50"] < rows[1]["turn_us"]["p50"]
+    assert scheduler.as_table(rows).splitlines()[2].startswith("8")
+
+
+def test_a_profile_s_parts_add_up_to_the_step(tiny_llama: Path) -> None:
+    flags = ["--model", str(tiny_llama), "--prefill-tokens", "24", "--batch-sizes", "2"]
+    rows = profile.run(profile.parse([*flags, "--steps", "5", "--context", "8", "-s", "threads=1"]))
+    assert [row["step"] for row in rows] == ["prefill of 24 tokens", "decode of 2"]
+    for row in rows:
+        parts = row["parts"]
+        assert isinstance(parts, dict)
+        assert sum(part["share"] for part in parts.values()) == pytest.approx(1.0)
+        assert sum(part["us"] for part in parts.values()) == pytest.approx(row["us"])
+        assert parts["kernel: paged_attention"]["calls"] >= 2  # a call a layer
+        assert 0 < row["outside_kernels"] < 1  # type: ignore[operator]
+        assert "kernel: linear" in profile.as_table(row)
+
+
+def test_a_span_s_time_is_its_own() -> None:
+    spans = Spans()
+    inner = spans.around("inner", lambda: time.sleep(0.02))
+    outer = spans.around("outer", lambda: (inner(), inner(), time.sleep(0.01)))
+    outer()
+    assert spans.calls == {"inner": 2, "outer": 1}
+    assert 0.04 <= spans.seconds["inner"] < 0.08
+    assert 0.01 <= spans.seconds["outer"] < 0.03
+
+
+def test_a_span_that_raises_is_closed() -> None:
+    spans = Spans()
+    failing = spans.around("failing", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    spans.around("after", lambda: None)()
+    assert spans.calls == {"failing": 1, "after": 1}
+    assert len(spans._inner) == 1
+
+
+# -- demo ---
+
+
+def record(scheduled: float, *times: float) -> Record:
+    return Record(scheduled, len(times), chunk_times=list(times), chunk_tokens=[1] * len(times))
+
+
+def test_gaps_of_the_demo_are_those_that_reach_into_the_burst() -> None:
+    stream = record(0.0, 1.0, 2.5, 4.0, 6.0, 7.0)
+    seen = demo.Seen([stream], [record(3.0, 3.5), record(4.5, 5.0)])
+    assert seen.window == (3.0, 5.0)
+    assert seen.gaps() == [1.5, 2.0]
+    assert seen.figures()["burst_ttft_ms"]["max"] == 500.0
+
+
+def test_the_demo_s_load_is_a_function_of_its_seed(tiny_llama: Path) -> None:
+    vocabulary = Vocabulary(tiny_llama)
+    made = [demo.make_demo(demo.parse(["--seed", seed]), vocabulary) for seed in "001"]
+    assert made[0] == made[1] != made[2]
+    burst = made[0].sessions[made[0].num_streams :]
+    assert all(session.at >= 3.0 for session in burst if session.at is not None)
+
+
+@pytest.mark.slow
+def test_the_demo_shows_both_modes(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", str(tiny_llama), "--prompt-tokens", "60", "--stream-tokens", "900"]
+    flags += ["--burst-after", "0.1"]
+    assert demo.main([*flags, "--rate", "5", "--output", str(tmp_path / "demo")]) == 0
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert set(result["modes"]) == set(demo.MODES)
+    assert result["outputs"].startswith("9 of 9")
+    assert "gap between tokens, p99" in capsys.readouterr().out
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,151 @@
+"""Sweeps: where a server gives way, how servers are started and ended, going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pdrt.bench import sweep
+from pdrt.bench.frontiers import between, crossing, highest
+from pdrt.bench.servers import ServerCommand, is_ready, running
+from pdrt.bench.sweep_state import Sweep
+from pdrt.errors import ConfigError, EngineDead
+from tests.processes import is_running
+
+
+def point(rate: float, attained: float, round_number: int = 0) -> dict[str, object]:
+    return {"server": "s", "rate": rate, "round": round_number, "slo_attainment": attained}
+
+
+def test_the_highest_rate_lies_on_the_line_between_its_neighbours() -> None:
+    assert crossing([(1.0, 1.0), (2.0, 0.95), (4.0, 0.75)], 0.9) == (pytest.approx(2.5), False)
+    assert crossing([(1.0, 1.0), (2.0, 0.9)], 0.9) == (2.0, True)
+    assert crossing([(1.0, 0.5), (2.0, 0.95)], 0.9) == (None, False)  # a later one does not help
+    assert crossing([], 0.9) == (None, False)
+
+
+def test_rounds_are_averaged_and_their_spread_is_told() -> None:
+    points = [point(1, 1.0), point(2, 0.8), point(1, 1.0, 1), point(2, 0.6, 1)]
+    found = highest(points, 0.9)
+    assert found.rate == pytest.approx(1 + 0.1 / 0.3)
+    assert found.by_round == [pytest.approx(1.5), pytest.approx(1.25)]
+    assert str(found) == "1.33"
+    assert str(highest([point(1, 1.0)], 0.9)) == ">= 1"
+    assert str(highest([point(1, 0.1)], 0.9)) == "below the lowest"
+
+
+def test_the_next_rate_is_amid_the_last_good_and_the_first_bad() -> None:
+    assert between([point(1, 1.0), point(2, 0.9), point(4, 0.2)], 0.9) == 3.0
+    assert between([point(1, 1.0)], 0.9) is None
+    assert between([point(1, 0.1)], 0.9) is None
+
+
+# -- servers ---
+
+SLOW = "{python} -c \"import time; print('loading'); time.sleep(60)\" {port}"
+
+
+def test_a_server_that_ends_or_never_serves_is_told_with_its_words() -> None:
+    ends = ServerCommand("ends", "{python} -c \"raise SystemExit('no such flag')\" {port}")
+    with pytest.raises(EngineDead, match="ends ended with 1 before it served: no such flag"):
+        with running(ends):
+            pass
+    with pytest.raises(EngineDead, match="slow did not serve in 0.5 s"):
+        with running(ServerCommand("slow", SLOW), timeout=0.5):
+            pass
+
+
+SERVER_WITH_A_CHILD = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.path == "/v1/models"
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        self.wfile.write(str(child.pid).encode() if known else b"")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_foreign_server_is_ready_by_its_models_and_leaves_no_child(tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(SERVER_WITH_A_CHILD)
+    with running(ServerCommand("foreign", f"{{python}} {program} {{port}}")) as url:
+        shown = subprocess.run(["curl", "-s", f"{url}/v1/models"], capture_output=True, text=True)
+        child = int(shown.stdout)
+        assert is_running(child)
+    deadline = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(child)
+    assert not is_ready(url)
+
+
+@pytest.mark.parametrize("text", ["python -m x", "=x {port}", "name=x"])
+def test_a_server_without_a_name_or_a_port_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="give NAME=COMMAND"):
+        ServerCommand.parse(text)
+
+
+# -- sweeps ---
+
+
+def flags(output: Path, *more: str) -> list[str]:
+    return ["--goodput", "ttft:60000", "--output", str(output), "--output-len", "4", *more]
+
+
+def test_rates_after_a_hopeless_one_are_left_out_and_later_rounds_repeat_the_first(
+    tmp_path: Path,
+) -> None:
+    args = sweep.parse(flags(tmp_path / "s", "--server", "s={port}", "--rates", "1", "2", "4"))
+    made = Sweep.open(args)
+    attained = {1: 1.0, 2: 0.2, 1.5: 0.95, 1.75: 0.5}
+    for round_number in (0, 1):
+        rates = []
+        for rate in sweep.rates_to_come(made, made.servers[0], round_number):
+            rates.append(rate)
+            made.points.append(point(rate, attained[rate], round_number))
+        assert rates == ([1, 2, 1.5, 1.75] if round_number == 0 else [1, 1.5, 1.75, 2])
+    assert [each.name for each in made.in_order(1)] == ["s"]
+
+
+def test_two_rates_of_a_round_share_no_prompt(tmp_path: Path) -> None:
+    args = sweep.parse(flags(tmp_path / "s", "--server", "s={port}"))
+    writer = sweep.make_writer(args)
+    loads = [sweep.make_load(args, writer, rate, n) for rate, n in ((1, 0), (2, 0), (1, 1))]
+    seen = [{each.turns[0].prompt for each in load.sessions} for load in loads]  # type: ignore[misc]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2]
+    assert loads[0] == sweep.make_load(args, writer, 1, 0)
+
+
+def test_a_sweep_runs_its_servers_and_goes_on_where_it_was_stopped(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"{sys.executable} -m pdrt.serve --model {tiny_llama} --port {{port}}"
+    output = tmp_path / "sweep"
+    given = flags(output, "--server", f"tiny={command}", "--rounds", "1", "--seconds", "0.1")
+    assert sweep.main([*given, "--rates", "20"]) == 0
+    (measured,) = json.loads(output.with_suffix(".json").read_text())["points"]
+    assert (measured["completed"], measured["slo_attainment"]) == (10, 1.0)
+    assert ">= 20" in capsys.readouterr().out
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    assert sweep.main([*given, "--rates", "20"]) == 0  # nothing is left to do
+    assert json.loads(output.with_suffix(".json").read_text())["points"] == [measured]
+    assert sweep.main([*given, "--rates", "20", "--output-len", "5"]) == 1
+    assert "is of another sweep" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_start_does_not_end_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = flags(tmp_path / "s", "--server", "bad={python} -c 1 {port}", "--rounds", "1")
+    assert sweep.main(given) == 1
+    assert "pdrt: bad: bad ended with 0 before it served" in capsys.readouterr().err
+    assert json.loads((tmp_path / "s.json").read_text())["highest"] == {"bad": "below the lowest"}
