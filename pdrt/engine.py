@@ -218,6 +218,8 @@ class Engine:
                 self._thread.call(stream.submit, self._front).result()
             while not all(stream.finished for stream in streams):
                 stream = streams[ready.get()]
+                if stream.finished:
+                    continue  # this news was read with the news before it
                 self._read(stream)
                 yield stream
         finally:

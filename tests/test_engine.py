@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_a_stream_grows_and_ends_once(engine: pdrt.Engine) -> None:
     assert lengths == sorted(lengths) and lengths[-1] == 12
     assert [out.finished for out in outputs].count(True) == 1 and outputs[-1].finished
     assert outputs[-1].text == engine.generate("grow", GREEDY)[0].text
+
+
+def test_of_many_prompts_in_one_stream_each_ends_once(engine: pdrt.Engine) -> None:
+    long = {**GREEDY, "max_tokens": 60}  # still runs when the others' news are read
+    ended = []
+    for out in engine.generate(["a", "b", "c"], [long, GREEDY, GREEDY], stream=True):
+        time.sleep(0.005)  # so that news pile up
+        ended += [out.request_id] if out.finished else []
+    assert len(ended) == len(set(ended)) == 3
 
 
 def test_leaving_a_stream_aborts_it(engine: pdrt.Engine) -> None:
