@@ -81,11 +81,13 @@ def _read(path: Path) -> Result:
     return result
 
 
-def rows(first: Side, second: Side, confidence: float) -> list[Row]:
-    """One for each measure that both sides have."""
+def rows(
+    first: Side, second: Side, confidence: float, chosen: Sequence[Measure] = MEASURES
+) -> list[Row]:
+    """One for each of these measures that both sides have."""
     found = []
     for number, measure in enumerate(
-        tqdm(MEASURES, desc="resampling", delay=PROGRESS_AFTER, mininterval=0.5)
+        tqdm(chosen, desc="resampling", delay=PROGRESS_AFTER, mininterval=0.5)
     ):
         samples = [[measure.values(run) for run in side.runs] for side in (first, second)]
         if all(any(len(values) for values in run) for side in samples for run in side):
