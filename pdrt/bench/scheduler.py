@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -26,15 +27,27 @@ WARM_UP = 50  # turns
 TOKEN = 7  # what every row samples
 
 
+@dataclass(frozen=True, slots=True)
+class NoStep:
+    """A step that takes no time."""
+
+    plan: Plan
+
+    def read(self) -> list[Result]:
+        return [Result(Sampled(TOKEN, 0.0) if row.samples else None) for row in self.plan.rows]
+
+
 class NoModel:
-    """A runner whose steps take no time. Keeps the last plan."""
+    """A runner that computes nothing. Keeps the last plan."""
+
+    depth = 1
 
     def __init__(self) -> None:
         self.plan = Plan()
 
-    def run(self, plan: Plan) -> list[Result]:
+    def launch(self, plan: Plan) -> NoStep:
         self.plan = plan
-        return [Result(Sampled(TOKEN, 0.0) if row.samples else None) for row in plan.rows]
+        return NoStep(plan)
 
 
 def measure(batch: int, turns: int) -> dict[str, Any]:
@@ -54,7 +67,7 @@ def measure(batch: int, turns: int) -> dict[str, Any]:
     given = [worker.num_output_tokens(slot) for slot in slots]
     assert all(now - was == turns for now, was in zip(given, before, strict=True)), (before, given)
     ones = [1] * batch
-    tensors = timed(lambda: make_batch(runner.plan, ledger, ones), turns)
+    tensors = timed(lambda: make_batch(runner.plan, ledger, ones, {}), turns)
     return {
         "op": "turn",
         "batch": batch,
