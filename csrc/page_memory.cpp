@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 
 #include "check.h"
 
@@ -14,14 +15,45 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
+// And this since 6.1.
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 namespace pdrt {
 namespace {
+
+constexpr size_t kHugePage = 2 << 20;
+
+size_t rounded_up(size_t value) { return (value + kHugePage - 1) / kHugePage * kHugePage; }
 
 // Call it right after the system call that failed.
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   const int code = errno;
   throw_os_error(code, join(parts...));
+}
+
+// mmap at an address where a huge page of the file can be mapped as one.
+void* map_aligned(size_t size, int protection, int fd) {
+  const size_t room = size + kHugePage;
+  void* reserved = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return MAP_FAILED;
+  char* const first = static_cast<char*>(reserved);
+  const size_t before =
+      rounded_up(reinterpret_cast<uintptr_t>(first)) - reinterpret_cast<uintptr_t>(first);
+  void* address = mmap(first + before, size, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+  const int code = errno;
+  if (address == MAP_FAILED) {
+    munmap(reserved, room);
+    errno = code;
+    return MAP_FAILED;
+  }
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t end = before + (size + page - 1) / page * page;
+  if (before > 0) munmap(first, before);
+  if (end < room) munmap(first + end, room - end);
+  return address;
 }
 
 }  // namespace
@@ -57,8 +89,7 @@ void Memory::map(bool writable) {
   struct stat status;
   if (fstat(fd_, &status) != 0) fail("the size of a memory file cannot be read");
   auto size = static_cast<size_t>(status.st_size);
-  void* address =
-      mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd_, 0);
+  void* address = map_aligned(size, writable ? PROT_READ | PROT_WRITE : PROT_READ, fd_);
   if (address == MAP_FAILED) {
     bool sealed = writable && (fcntl(fd_, F_GET_SEALS) & F_SEAL_FUTURE_WRITE) != 0;
     fail("a memory file of ", size, " bytes cannot be mapped",
@@ -72,6 +103,21 @@ void Memory::map(bool writable) {
 Memory::~Memory() {
   if (address_ != nullptr) munmap(address_, num_bytes_);
   close(fd_);
+}
+
+size_t Memory::use_huge_pages() const {
+  PDRT_CHECK(writable_, "the memory is mapped read-only; huge pages are asked for by who fills it");
+  char* const first = static_cast<char*>(address_);
+  size_t huge = 0;
+  for (size_t at = 0; at + kHugePage <= num_bytes_; at += kHugePage) {
+    // A part that has no page yet is not taken for one that could be huge.
+    volatile char* const byte = first + at;
+    *byte = *byte;
+    if (madvise(first + at, kHugePage, MADV_COLLAPSE) == 0) huge += kHugePage;
+    // The kernel is too old, or does not give any: asking again would change nothing.
+    if (huge == 0) break;
+  }
+  return huge;
 }
 
 void Memory::seal() const {

@@ -36,6 +36,7 @@ void bind_page_memory(py::module_& m) {
       .def_property_readonly("num_bytes", &Memory::num_bytes)
       .def_property_readonly(
           "address", [](const Memory& self) { return reinterpret_cast<uintptr_t>(self.address()); })
+      .def("use_huge_pages", &Memory::use_huge_pages, py::call_guard<py::gil_scoped_release>())
       .def("seal", &Memory::seal)
       .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
            py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(),

@@ -15,6 +15,7 @@ import torch
 from pdrt._C import Memory
 
 SIZE = 3 * 4096 + 5
+HUGE = 2 << 20
 
 
 def mappings() -> int:
@@ -32,6 +33,25 @@ def test_a_new_memory_holds_zeros_and_is_shared_with_who_attaches() -> None:
     torch.from_dlpack(writable)[SIZE - 1] = 7
     assert tensor[SIZE - 1] == other[SIZE - 1] == 7
     assert tensor.data_ptr() == memory.address
+
+
+def test_large_memory_is_mapped_where_huge_pages_can_be() -> None:
+    memory = Memory.create("pdrt-test", HUGE + SIZE)
+    assert memory.address % HUGE == Memory.attach(memory.fd, False).address % HUGE == 0
+    assert mappings() == 1
+
+
+def test_huge_pages_leave_the_bytes_as_they_are() -> None:
+    """How many there are is the machine's to say; one that has none gives 0."""
+    memory = Memory.create("pdrt-test", 2 * HUGE + SIZE)
+    tensor = torch.from_dlpack(memory)
+    tensor[::4096] = torch.arange(len(tensor[::4096]), dtype=torch.int64).to(torch.uint8)
+    before = tensor.clone()
+    assert memory.use_huge_pages() in (0, HUGE, 2 * HUGE)
+    assert torch.equal(tensor, before)
+    assert torch.equal(torch.from_dlpack(Memory.attach(memory.fd, False)), before)
+    with pytest.raises(ValueError, match="mapped read-only"):
+        Memory.attach(memory.fd, False).use_huge_pages()
 
 
 def test_a_tensor_keeps_the_mapping_and_its_end_releases_it() -> None:
