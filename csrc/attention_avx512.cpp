@@ -16,36 +16,15 @@
 
 PDRT_BEGIN_AVX512
 
-#include "attention_few.h"
-#include "attention_tile.h"
+#include "attention_singles.h"
+#include "attention_table.h"
 #include "simd_avx512.h"
 
 namespace pdrt {
-namespace {
 
-// Up to 8 queries are faster with few-query kernels; where one is wider than the tile, it computes
-// its last query more than once.
-template <typename T>
-void attend(const Attention& a, const Tile& tile, float* scratch) {
-  switch (tile.count) {
-    case 1:
-      return AttentionFew<T, 1>(a, tile, scratch).run();
-    case 2:
-      return AttentionFew<T, 2>(a, tile, scratch).run();
-    case 3:
-      return AttentionFew<T, 3>(a, tile, scratch).run();
-    case 4:
-      return AttentionFew<T, 4>(a, tile, scratch).run();
-  }
-  if (tile.count <= 8) return AttentionFew<T, 8>(a, tile, scratch).run();
-  if (tile.count <= Avx512::kLanes) return AttentionTile<Avx512, T, 1>(a, tile, scratch).run();
-  AttentionTile<Avx512, T, 2>(a, tile, scratch).run();
-}
-
-}  // namespace
-
-void attend_avx512(const Attention& a, const Tile& tile, float* scratch) {
-  a.is_bfloat16 ? attend<bfloat16>(a, tile, scratch) : attend<float>(a, tile, scratch);
+const AttentionKernels& attention_avx512(bool is_bfloat16) {
+  return is_bfloat16 ? kAttention<Singles<Avx512, bfloat16>, 8>
+                     : kAttention<Singles<Avx512, float>, 8>;
 }
 
 }  // namespace pdrt
@@ -57,8 +36,8 @@ PDRT_END_AVX512
 namespace pdrt {
 
 // Never chosen here; see cpu_isa.cpp.
-void attend_avx512(const Attention& a, const Tile& tile, float* scratch) {
-  attend_portable(a, tile, scratch);
+const AttentionKernels& attention_avx512(bool is_bfloat16) {
+  return attention_portable(is_bfloat16);
 }
 
 }  // namespace pdrt

@@ -3,39 +3,95 @@
 //
 // Each score and each sum is the same chain of operations as in attention_tile.h, so the bits are
 // the same. Every key and value is read once for all queries of the tile, that is, once for the
-// heads of a group. Include it after PDRT_BEGIN_AVX512.
+// heads of a group. The ranges of positions can be computed apart from each other, by several
+// threads, and joined after.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "attention_view.h"
-#include "simd_avx512.h"
 #include "simd_math.h"
-#include "transpose16_avx512.h"
 
 namespace pdrt {
 
-template <typename T, int kQueries>
+template <typename D, int kQueries>
 class AttentionFew {
-  using V = Avx512;
-  using F = V::Floats;
+  using V = typename D::V;
+  using T = typename D::T;
+  using F = typename V::Floats;
+  static constexpr int kPack = D::kPack;
   static constexpr int kLanes = V::kLanes;
-  static_assert(kLanes == kRun);
+  static constexpr int kStep = D::kStep * kLanes;  // dimensions that are loaded together
+  static_assert(kRun % kLanes == 0 && kQueries <= kMostFew);
 
  public:
   AttentionFew(const Attention& a, const Tile& tile, float* scratch)
       : view_(a, tile),
         count_(static_cast<int>(tile.count)),
         head_dim_(static_cast<int>(a.head_dim)),
-        padded_((head_dim_ + kLanes - 1) / kLanes * kLanes),
+        padded_((head_dim_ + kStep - 1) / kStep * kStep),
         scale_(a.scale),
         query_(scratch),
-        sum_(query_ + kQueries * padded_) {}
+        sum_(query_ + kQueries * padded_),
+        result_(sum_ + kQueries * padded_) {
+    for (int i = 0; i < kQueries; ++i) {
+      first_[i] = view_.first(source(i));
+      limit_[i] = view_.limit(source(i));
+    }
+  }
 
   void run() {
+    begin();
     load();
-    const int64_t first = view_.first(0), end = view_.limit(count_ - 1);
+    const int64_t first = first_[0], end = limit_[kQueries - 1];
+    for (int64_t range = first / kRange * kRange; range < end; range += kRange) {
+      attend(std::max(first, range), std::min(end, range + kRange));
+      for (int i = 0; i < kQueries; ++i) fold(i, sum_ + i * padded_, max_[i], total_[i]);
+    }
+    store();
+  }
+
+  // The positions from `start` on, up to the end of their range: sums, then maxima, then totals.
+  void range(int64_t start, float* state) {
+    load();
+    attend(start, std::min(limit_[kQueries - 1], start / kRange * kRange + kRange));
+    std::memcpy(state, sum_, kQueries * padded_ * sizeof *sum_);
+    std::copy_n(max_, kQueries, state + kQueries * padded_);
+    std::copy_n(total_, kQueries, state + kQueries * (padded_ + 1));
+  }
+
+  void join(const float* states, int64_t num_ranges, int64_t apart) {
+    begin();
+    for (const float* state = states; state < states + num_ranges * apart; state += apart) {
+      const float *max = state + kQueries * padded_, *total = max + kQueries;
+      for (int i = 0; i < kQueries; ++i) fold(i, state + i * padded_, max[i], total[i]);
+    }
+    store();
+  }
+
+ private:
+  // Where the tile has fewer than kQueries, its last one stands in for the rest.
+  int source(int i) const { return std::min(i, count_ - 1); }
+
+  void begin() {
+    std::fill_n(result_, kQueries * padded_, 0.0f);
+    std::fill_n(result_max_, kQueries, std::numeric_limits<float>::lowest());
+    std::fill_n(result_total_, kQueries, 0.0f);
+  }
+
+  void load() {
+    for (int i = 0; i < kQueries; ++i)
+      for (int d = 0; d < head_dim_; d += kPack)
+        query_[i * padded_ + d / kPack] = D::word(view_.query(source(i)) + d);
+  }
+
+  // max_, total_ and sum_ of the positions [first, end), which lie in one range.
+  void attend(int64_t first, int64_t end) {
+    std::fill_n(sum_, kQueries * padded_, 0.0f);
+    std::fill_n(max_, kQueries, std::numeric_limits<float>::lowest());
+    std::fill_n(total_, kQueries, 0.0f);
     for (start_ = first / kBlock * kBlock; start_ < end; start_ += kBlock) {
       num_keys_ = static_cast<int>(std::min<int64_t>(kBlock, end - start_));
       for (int i = 0; i < kQueries; ++i) {
@@ -46,144 +102,200 @@ class AttentionFew {
       for (int i = 0; i < kQueries; ++i) softmax(i);
       values();
     }
-    store();
-  }
-
- private:
-  // Where the tile has fewer than kQueries, its last one stands in for the rest.
-  void load() {
-    for (int i = 0; i < kQueries; ++i) {
-      const int source = std::min(i, count_ - 1);
-      first_[i] = view_.first(source);
-      limit_[i] = view_.limit(source);
-      for (int d = 0; d < padded_; d += kLanes) {
-        const int count = std::min(kLanes, head_dim_ - d);
-        V::store(query_ + i * padded_ + d, V::load_first(view_.query(source) + d, count));
-        V::store(sum_ + i * padded_ + d, V::set(0.0f));
-      }
-      max_[i] = -std::numeric_limits<float>::infinity();
-      total_[i] = 0.0f;
-    }
   }
 
   // weight_[i][j] = scale * query i . key j
   void scores() {
     int end;
     for (int j = from_[0]; j < num_keys_; j = end) {
-      end = std::min(first_of_run(j) + kRun, num_keys_);
+      end = std::min(j / kLanes * kLanes + kLanes, num_keys_);
       const T* keys = view_.keys(start_ + j);
       F acc[kQueries] = {};
-      for (int d = 0; d < head_dim_; d += kLanes) multiply(keys + d, end - j, d, acc);
-      for (int i = 0; i < kQueries; ++i) V::store(weight_[i] + j, acc[i] * V::set(scale_));
+      for (int d = 0; d < head_dim_; d += kLanes * kPack) multiply(keys + d, end - j, d, acc);
+      for (int i = 0; i < kQueries; ++i) V::store(score_[i] + j, acc[i] * V::set(scale_));
     }
   }
 
-  // Adds the products of up to 16 dimensions, beginning with d, for up to 16 keys.
+  // Adds the products of up to kLanes words, beginning with that of dimension d, for up to kLanes
+  // keys.
   void multiply(const T* keys, int count, int d, F (&acc)[kQueries]) const {
-    const int width = std::min(kLanes, head_dim_ - d);
+    const int width = std::min(kLanes, (head_dim_ - d) / kPack);
     F columns[kLanes];
-    if (count == kRun && width == kLanes) {
+    if (count == kLanes && width == kLanes) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kRun; ++j) columns[j] = V::load(keys + j * head_dim_);
+      for (int j = 0; j < kLanes; ++j) columns[j] = D::words(keys + j * head_dim_, kLanes);
     } else {
-      for (int j = 0; j < kRun; ++j)
-        columns[j] = j < count ? V::load_first(keys + j * head_dim_, width) : V::set(0.0f);
+      for (int j = 0; j < kLanes; ++j)
+        columns[j] = j < count ? D::words(keys + j * head_dim_, width) : V::set(0.0f);
     }
-    transpose16(columns);
+    V::transpose(columns);
+    const float* query = query_ + d / kPack;
 #pragma GCC unroll 16
     for (int c = 0; c < kLanes; ++c) {
       if (c >= width) break;
       for (int i = 0; i < kQueries; ++i)
-        acc[i] = V::fma(V::set(query_[i * padded_ + d + c]), columns[c], acc[i]);
+        acc[i] = D::dot(V::set(query[i * padded_ + c]), columns[c], acc[i]);
     }
   }
 
-  // weight_[i] from scores to exp(score - max); updates max_, total_ and correction_.
+  // weight_[i] gets the words of exp(score - max), 0 where query i sees nothing; updates max_,
+  // total_ and correction_.
   void softmax(int i) {
     correction_[i] = 1.0f;
     if (from_[i] == to_[i]) return;
+    constexpr int kVectors = kBlock / kLanes;
     const F hidden = V::set(-std::numeric_limits<float>::infinity());
-    F score[kBlock / kLanes], max = V::set(max_[i]);
-    for (int v = 0; v < kBlock / kLanes; ++v) {
+    F score[kVectors], max = V::set(max_[i]), sum = V::set(0.0f);
+    for (int v = 0; v < kVectors; ++v) {
       const int from = std::clamp(from_[i] - v * kLanes, 0, kLanes);
       const int to = std::clamp(to_[i] - v * kLanes, 0, kLanes);
-      const V::Mask seen = V::first(to) & ~V::first(from);
-      score[v] = V::select(seen, V::load(weight_[i] + v * kLanes), hidden);
+      const typename V::Mask seen = V::first(to) & ~V::first(from);
+      score[v] = V::select(seen, V::load(score_[i] + v * kLanes), hidden);
       max = V::max(max, score[v]);
     }
-    max = V::set(_mm512_reduce_max_ps(max));
-    const float correction = _mm512_cvtss_f32(exp<V>(V::set(max_[i]) - max));
-    for (int v = 0; v < kBlock / kLanes; ++v)
-      V::store(weight_[i] + v * kLanes, exp<V>(score[v] - max));
-    float total = total_[i] * correction;
-    for (int j = from_[i]; j < to_[i]; ++j) total += weight_[i][j];
-    correction_[i] = correction;
-    total_[i] = total;
-    max_[i] = _mm512_cvtss_f32(max);
+    const float largest = over_lanes(max, [](float x, float y) { return x > y ? x : y; });
+    const F before = exp<V>(V::set(max_[i]) - V::set(largest));
+    for (int v = 0; v < kVectors; ++v) {
+      const F weight = D::rounded(exp<V>(score[v] - V::set(largest)));
+      D::store_weights(weight_[i], v * kLanes, weight);
+      sum = sum + weight;
+    }
+    correction_[i] = first_lane(before);
+    total_[i] =
+        total_[i] * correction_[i] + over_lanes(sum, [](float x, float y) { return x + y; });
+    max_[i] = largest;
+  }
+
+  // Halves with halves, down to one.
+  template <typename Combine>
+  static float over_lanes(F x, Combine combine) {
+    float lanes[kLanes];
+    V::store(lanes, x);
+#pragma GCC unroll 4
+    for (int half = kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+      for (int i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
+    return lanes[0];
+  }
+  static float first_lane(F x) {
+    float lanes[kLanes];
+    V::store(lanes, x);
+    return lanes[0];
   }
 
   // sum_ = sum_ * correction_ + weights . values
   void values() {
-    const T* runs[kBlock / kRun];
-    for (int run = first_of_run(from_[0]); run < num_keys_; run += kRun)
-      runs[run / kRun] = view_.values(start_ + run);
-    constexpr int kVectors = kQueries > 4 ? 2 : 4;
+    for (int run = from_[0] / kRun * kRun; run < num_keys_; run += kRun)
+      runs_[run / kRun] = view_.values(start_ + run);
+    for (int i = 0; i < kQueries; ++i)
+      for (float* at = sum_ + i * padded_; at < sum_ + (i + 1) * padded_; at += kLanes)
+        V::store(at, V::load(at) * V::set(correction_[i]));
+    // Words that all queries see whole; where a window begins for some and not yet for others there
+    // are none. Of the words before and after, each query takes what it sees.
+    const bool together = from_[0] == from_[kQueries - 1];
+    const int whole = (from_[0] + kPack - 1) / kPack;
+    const int whole_end = together ? std::max(whole, to_[0] / kPack) : whole;
+    one_by_one(from_[0] / kPack, whole);
+    constexpr int kMost = (kLanes < 16 || kQueries > 4 ? 2 : 4) / D::kStep;
     int d = 0;
-    for (; d + kVectors * kLanes <= head_dim_; d += kVectors * kLanes) value<kVectors>(runs, d);
-    for (; d < head_dim_; d += kLanes) value<1>(runs, d);
+    for (; d + kMost * kStep <= head_dim_; d += kMost * kStep)
+      value<kMost, true>(whole, whole_end, d);
+    for (; d + kStep <= head_dim_; d += kStep) value<1, true>(whole, whole_end, d);
+    if (d < head_dim_) value<1, false>(whole, whole_end, d);
+    one_by_one(whole_end, (num_keys_ + kPack - 1) / kPack);
   }
 
-  // kVectors vectors of dimensions from d on; the last one of the head may be partly filled.
-  template <int kVectors>
-  void value(const T* const* runs, int d) {
-    const int width = std::min(kLanes, head_dim_ - d);
-    // j is unsigned, so that the division is a shift.
-    const auto load = [&](unsigned j, int v) {
-      const T* row = runs[j / kRun] + j % kRun * head_dim_ + d;
-      return kVectors > 1 ? V::load(row + v * kLanes) : V::load_first(row, width);
-    };
-    F acc[kQueries][kVectors];
+  // Adds words to kSteps steps of dimensions from d on; if not whole, the head ends in that step.
+  template <int kSteps, bool kWhole>
+  void value(int word, int end_word, int d) {
+    constexpr int kVectors = kSteps * D::kStep;
+    const int width = kWhole ? kStep : head_dim_ - d;
+    F acc[kQueries][kVectors], value[kVectors];
     for (int i = 0; i < kQueries; ++i)
-      for (int v = 0; v < kVectors; ++v)
-        acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes) * V::set(correction_[i]);
-    // Where a window begins for some queries and not yet for others, each goes alone.
-    const int seen_by_all = from_[0] == from_[kQueries - 1] ? to_[0] : from_[0];
-    for (int j = from_[0]; j < seen_by_all; ++j) {
-      F value[kVectors];
-      for (int v = 0; v < kVectors; ++v) value[v] = load(j, v);
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes);
+    for (; word < end_word; ++word) {
+      for (int s = 0; s < kSteps; ++s) {
+        const T* rows[kPack];
+        int widths[kPack];
+        for (int k = 0; k < kPack; ++k) {
+          rows[k] = value_row(word * kPack + k) + d + s * kStep;
+          widths[k] = width;
+        }
+        D::load_values(rows, widths, value + s * D::kStep);
+      }
       for (int i = 0; i < kQueries; ++i)
         for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma(V::set(weight_[i][j]), value[v], acc[i][v]);
+          acc[i][v] = D::dot(V::set(weight_[i][word]), value[v], acc[i][v]);
     }
-    for (int i = 0; i < kQueries; ++i)
-      for (int j = std::max(from_[i], seen_by_all); j < to_[i]; ++j)
-        for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = V::fma(V::set(weight_[i][j]), load(j, v), acc[i][v]);
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum_ + i * padded_ + d + v * kLanes, acc[i][v]);
   }
 
-  void store() const {
-    for (int i = 0; i < count_; ++i)
-      for (int d = 0; d < head_dim_; d += kLanes) {
-        const F out = V::load(sum_ + i * padded_ + d) / V::set(total_[i]);
-        V::store_first(view_.out(i) + d, out, std::min(kLanes, head_dim_ - d));
+  // Adds words, the positions in them that a query does not see being 0.
+  void one_by_one(int word, int end_word) {
+    for (; word < end_word; ++word)
+      for (int i = 0; i < kQueries; ++i) {
+        const int from = std::max(from_[i], word * kPack);
+        const int to = std::min(to_[i], (word + 1) * kPack);
+        if (from >= to) continue;
+        for (int d = 0; d < head_dim_; d += kStep) {
+          const T* rows[kPack];
+          int widths[kPack];
+          for (int k = 0; k < kPack; ++k) {
+            const int j = word * kPack + k;
+            rows[k] = value_row(j) + d;
+            widths[k] = from <= j && j < to ? std::min(kStep, head_dim_ - d) : 0;
+          }
+          F value[D::kStep];
+          D::load_values(rows, widths, value);
+          float* sum = sum_ + i * padded_ + d;
+          for (int v = 0; v < D::kStep; ++v, sum += kLanes)
+            V::store(sum, D::dot(V::set(weight_[i][word]), value[v], V::load(sum)));
+        }
       }
   }
 
-  static int first_of_run(int j) { return j / kRun * kRun; }
+  // Unsigned, so that the division is a shift.
+  const T* value_row(unsigned j) const { return runs_[j / kRun] + j % kRun * head_dim_; }
+
+  // Adds what a range left for query i to its result, if the query saw any of it.
+  void fold(int i, const float* sum, float range_max, float range_total) {
+    if (range_total == 0.0f) return;
+    const F max = V::max(V::set(result_max_[i]), V::set(range_max));
+    const F before = exp<V>(V::set(result_max_[i]) - max), now = exp<V>(V::set(range_max) - max);
+    const auto folded = [&](F all, F range) { return V::fma(range, now, all * before); };
+    result_max_[i] = first_lane(max);
+    result_total_[i] = first_lane(folded(V::set(result_total_[i]), V::set(range_total)));
+    float* result = result_ + i * padded_;
+    for (int d = 0; d < padded_; d += kLanes)
+      V::store(result + d, folded(V::load(result + d), V::load(sum + d)));
+  }
+
+  void store() const {
+    for (int i = 0; i < count_; ++i)
+      for (int d = 0; d < head_dim_; d += kStep) {
+        F out[D::kStep];
+        for (int v = 0; v < D::kStep; ++v)
+          out[v] = V::load(result_ + i * padded_ + d + v * kLanes) / V::set(result_total_[i]);
+        D::store_result(out, view_.out(i) + d, std::min(kStep, head_dim_ - d));
+      }
+  }
 
   const TileView<T> view_;
   const int count_, head_dim_;
-  const int padded_;  // head_dim, up to whole vectors
+  const int padded_;  // head_dim, up to whole steps
   const float scale_;
-  float* const query_;                                 // [kQueries][padded_]
-  float* const sum_;                                   // [kQueries][padded_]
-  alignas(64) float weight_[kQueries][kBlock + kRun];  // a run that begins late is stored whole
-  int64_t first_[kQueries], limit_[kQueries];          // query i sees the positions [first, limit)
-  int from_[kQueries], to_[kQueries];                  // and the keys [from, to) of this block
-  float max_[kQueries], total_[kQueries], correction_[kQueries];
-  int64_t start_ = 0;  // the block's first position
+  float* const query_;                                  // words [kQueries][padded_]
+  float* const sum_;                                    // [kQueries][padded_], in D's order
+  float* const result_;                                 // [kQueries][padded_], in D's order
+  alignas(64) float score_[kQueries][kBlock + kLanes];  // what begins late is stored whole
+  alignas(64) float weight_[kQueries][kBlock];          // words [kBlock / kPack]
+  int64_t first_[kQueries], limit_[kQueries];           // query i sees the positions [first, limit)
+  int from_[kQueries], to_[kQueries];                   // and the keys [from, to) of this block
+  float max_[kQueries], total_[kQueries], correction_[kQueries];  // of this range so far
+  float result_max_[kQueries], result_total_[kQueries];           // of the ranges before
+  const T* runs_[kBlock / kRun];                                  // values of this block
+  int64_t start_ = 0;                                             // the block's first position
   int num_keys_ = 0;
 };
 

@@ -1,22 +1,13 @@
-// Paged attention for machines without AVX-512.
-#include "attention_tile.h"
+// Paged attention for any machine.
+#include "attention_singles.h"
+#include "attention_table.h"
 #include "simd_portable.h"
 
 namespace pdrt {
-namespace {
 
-template <typename T>
-void attend(const Attention& a, const Tile& tile, float* scratch) {
-  if (tile.count <= Portable::kLanes)
-    AttentionTile<Portable, T, 1>(a, tile, scratch).run();
-  else
-    AttentionTile<Portable, T, 2>(a, tile, scratch).run();
-}
-
-}  // namespace
-
-void attend_portable(const Attention& a, const Tile& tile, float* scratch) {
-  a.is_bfloat16 ? attend<bfloat16>(a, tile, scratch) : attend<float>(a, tile, scratch);
+const AttentionKernels& attention_portable(bool is_bfloat16) {
+  return is_bfloat16 ? kAttention<Singles<Portable, bfloat16>, 4>
+                     : kAttention<Singles<Portable, float>, 4>;
 }
 
 }  // namespace pdrt

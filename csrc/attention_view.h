@@ -1,8 +1,6 @@
 // Where a tile's queries, keys and values lie.
 #pragma once
 
-#include <algorithm>
-
 #include "attention.h"
 
 namespace pdrt {
@@ -17,14 +15,8 @@ class TileView {
     pages_ = a.page_table + tile.row * a.max_pages;
   }
 
-  // Query i of the tile sees the positions [first(i), limit(i)). Neither falls from i to i + 1.
-  int64_t first(int64_t i) const {
-    return a_.window > 0 ? std::max<int64_t>(0, limit(i) - a_.window) : 0;
-  }
-  int64_t limit(int64_t i) const {
-    int64_t token = (tile_.first + i) / a_.group();
-    return a_.seq_lens[tile_.row] - a_.num_new(tile_.row) + token + 1;
-  }
+  int64_t first(int64_t i) const { return a_.first(tile_, i); }
+  int64_t limit(int64_t i) const { return a_.limit(tile_, i); }
   const T* query(int64_t i) const {
     return static_cast<const T*>(a_.query) + token(i) * a_.query_stride + head(i) * a_.head_dim;
   }

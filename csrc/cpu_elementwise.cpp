@@ -14,8 +14,10 @@ constexpr int64_t kWorthSharing = 1 << 18;
 constexpr int64_t kRowsPerItem = 16;
 
 const Elementwise& table(bool is_bfloat16) {
-  return cpu_isa() >= Isa::kAvx512 ? elementwise_avx512(is_bfloat16)
-                                   : elementwise_portable(is_bfloat16);
+  const Isa isa = cpu_isa();
+  if (isa >= Isa::kAvx512) return elementwise_avx512(is_bfloat16);
+  if (isa >= Isa::kAvx2) return elementwise_avx2(is_bfloat16);
+  return elementwise_portable(is_bfloat16);
 }
 
 template <typename Args>

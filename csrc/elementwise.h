@@ -54,6 +54,7 @@ struct Elementwise {
 };
 
 const Elementwise& elementwise_avx512(bool is_bfloat16);
+const Elementwise& elementwise_avx2(bool is_bfloat16);
 const Elementwise& elementwise_portable(bool is_bfloat16);
 
 // All rows, shared among the threads where that pays.

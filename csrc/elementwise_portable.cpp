@@ -1,4 +1,4 @@
-// The elementwise operations for machines without AVX-512.
+// The elementwise operations for any machine.
 #include "elementwise_rows.h"
 #include "simd_portable.h"
 

@@ -31,7 +31,10 @@ class ElementwiseRows {
     const T* x = summed(norm, row);
     const int64_t size = norm.size;
     const float count = static_cast<float>(size);
-    const F mean = V::set(sum(size, [&](auto at) { return at.load(x); }) / count);
+    const F about = V::set(sum(size, [&](auto at) { return at.load(x); }) / count);
+    // What a sum of large numbers lost is in the mean of what is left of them.
+    const float rest = sum(size, [&](auto at) { return at.only(at.load(x) - about); });
+    const F mean = about + V::set(rest / count);
     const float squares = sum(size, [&](auto at) {
       const F centred = at.only(at.load(x) - mean);
       return centred * centred;

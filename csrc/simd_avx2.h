@@ -57,6 +57,26 @@ struct Avx2 {
   }
   static Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 
+  // rows[i][j] -> rows[j][i], in three rounds that exchange pairs of lanes 1, 2 and 4 apart.
+  static void transpose(Floats (&rows)[kLanes]) {
+    Floats other[kLanes];
+    for (int i = 0; i < kLanes; i += 2) {
+      other[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+      other[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < kLanes; i += 4) {
+      rows[i] = _mm256_shuffle_ps(other[i], other[i + 2], 0x44);
+      rows[i + 1] = _mm256_shuffle_ps(other[i], other[i + 2], 0xee);
+      rows[i + 2] = _mm256_shuffle_ps(other[i + 1], other[i + 3], 0x44);
+      rows[i + 3] = _mm256_shuffle_ps(other[i + 1], other[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const Floats low = rows[i], high = rows[4 + i];
+      rows[i] = _mm256_permute2f128_ps(low, high, 0x20);
+      rows[4 + i] = _mm256_permute2f128_ps(low, high, 0x31);
+    }
+  }
+
   static Mask first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
@@ -64,6 +84,10 @@ struct Avx2 {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static Mask greater(Ints a, int32_t b) { return _mm256_cmpgt_epi32(a, _mm256_set1_epi32(b)); }
+  // Also where one is a NaN.
+  static Mask differs(Floats a, Floats b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
+  }
 
   static Floats round(Floats x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

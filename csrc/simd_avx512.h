@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "bfloat16.h"
+#include "transpose16_avx512.h"
 
 namespace pdrt {
 
@@ -53,11 +54,15 @@ struct Avx512 {
   }
   static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 
+  static void transpose(Floats (&rows)[kLanes]) { transpose16(rows); }
+
   static Mask first(int n) { return static_cast<Mask>((1u << n) - 1); }
   static Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Mask greater(Ints a, int32_t b) {
     return _mm512_cmpgt_epi32_mask(a, _mm512_set1_epi32(b));
   }
+  // Also where one is a NaN.
+  static Mask differs(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
 
   static Floats round(Floats x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

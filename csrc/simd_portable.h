@@ -61,12 +61,21 @@ struct Portable {
   }
   static Floats div(Floats a, Floats b) { return a / b; }
 
+  static Mask first(int n) { return Ints{0, 1, 2, 3} < Ints{n, n, n, n}; }
+  // rows[i][j] -> rows[j][i]
+  static void transpose(Floats (&rows)[kLanes]) {
+    Floats columns[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      columns[i] = Floats{rows[0][i], rows[1][i], rows[2][i], rows[3][i]};
+    for (int i = 0; i < kLanes; ++i) rows[i] = columns[i];
+  }
   static Ints load_ints(const int32_t* p) {
     Ints x;
     std::memcpy(&x, p, sizeof x);
     return x;
   }
   static Mask greater(Ints a, int32_t b) { return a > Ints{b, b, b, b}; }
+  static Mask differs(Floats a, Floats b) { return a != b; }  // also where one is a NaN
 
   static Floats round(Floats x) {
     const Floats magic = set(0x1.8p23f);  // adding it leaves no bits for a fraction

@@ -58,6 +58,17 @@ class AttentionCase:
                 layer[slot] = self.kv_layer[slot]
         return replace(self, kv_layer=layer)
 
+    def leading(self, num_rows: int) -> AttentionCase:
+        """The first rows alone."""
+        bounds = self.cu_seqlens_q[: num_rows + 1]
+        return replace(
+            self,
+            query=self.query[: bounds[-1].item()],
+            page_table=self.page_table[:num_rows],
+            cu_seqlens_q=bounds,
+            seq_lens=self.seq_lens[:num_rows],
+        )
+
     def rows(self, spans: Sequence[tuple[int, int, int]]) -> AttentionCase:
         """Other rows over the same KV: (row, first position, one past the last) of new tokens.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,30 @@ def test_a_prompt_in_chunks_has_the_bits_of_the_whole(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [0, 611])
+def test_chunks_around_the_end_of_a_range_have_the_bits_of_the_whole(
+    window: int, dtype: torch.dtype
+) -> None:
+    """Positions are summed 512 by 512; chunks of one token, of few and of many meet there."""
+    length = 1050
+    for head_dim, heads in ((24, 1), (33, 2), (40, 3)):
+        case = attention_case(
+            [(length, length)],
+            head_dim=head_dim,
+            num_heads=2 * heads,
+            num_kv_heads=2,
+            dtype=dtype,
+            window=window,
+        )
+        whole = case.run(paged_attention)
+        spans = [(510, 511), (511, 512), (512, 513), (509, 514), (500, 540), (1021, 1026)]
+        spans += [(610, 612), (1023, 1024), (1024, 1025), (1000, 1050)]
+        parts = case.rows([(0, start, end) for start, end in spans]).run(paged_attention)
+        expected = torch.cat([whole[start:end] for start, end in spans])
+        assert same_bits(parts, expected), head_dim
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype: torch.dtype) -> None:
     lens = [(n, n) for n in (70, 3, 129, 1, 64)]
     case = attention_case(lens, head_dim=80, num_heads=6, num_kv_heads=2, dtype=dtype)
@@ -125,6 +150,36 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
         assert same_bits(case.run(paged_attention), alone)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("one_thread_after")
+def test_a_long_row_in_parts_has_the_bits_that_it_has_in_one(dtype: torch.dtype) -> None:
+    """Alone it is cut into its ranges; beside 40 like it each row is one piece of work."""
+    lens = [(1, 2700), (3, 2699)] + [(1, 2700)] * 40
+    case = attention_case(lens, head_dim=40, num_heads=3, num_kv_heads=1, dtype=dtype)
+    for window in (0, 1101):
+        together = replace(case, window=window).run(paged_attention)
+        check_against_float64(alone := replace(case.leading(2), window=window))
+        for num_threads in (1, 2, 3):
+            _C.set_num_threads(num_threads)
+            assert same_bits(alone.run(paged_attention), together[:4])
+
+
+@pytest.mark.usefixtures("one_thread_after")
+def test_a_long_row_of_one_head_keeps_two_threads_busy() -> None:
+    case = attention_case([(1, 32_000)], head_dim=64, num_heads=3, num_kv_heads=1)
+    _C.set_num_threads(2)
+
+    def share_of_the_other() -> float:
+        own, both = time.thread_time(), time.process_time()
+        case.run(paged_attention)
+        own, both = time.thread_time() - own, time.process_time() - both
+        return 1 - own / both
+
+    deadline = time.monotonic() + 30  # others may have the second core for a while
+    while (share := share_of_the_other()) < 0.25:
+        assert time.monotonic() < deadline, share
+
+
 @pytest.mark.usefixtures("one_thread_after")
 def test_callers_on_several_threads_each_get_their_own_result() -> None:
     _C.set_num_threads(2)
@@ -150,11 +205,12 @@ def test_a_token_sees_nothing_of_the_tokens_after_it(dtype: torch.dtype) -> None
     case = attention_case([(100, 100)], head_dim=24, num_heads=2, dtype=dtype)
     before = case.run(paged_attention)
     poisoned = case.kv_layer.clone()
-    page, offset = case.page_table[0, 71 // 16].item(), 71 % 16
-    poisoned[page, :, :, offset] = float("nan")
-    after = replace(case, kv_layer=poisoned).run(paged_attention)
-    assert same_bits(after[:71], before[:71])
-    assert after[71:].isnan().all()
+    for position in (71, 70, 32):  # odd and even, since bfloat16 may be multiplied in pairs
+        page, offset = case.page_table[0, position // 16].item(), position % 16
+        poisoned[page, :, :, offset] = float("nan")
+        after = replace(case, kv_layer=poisoned).run(paged_attention)
+        assert same_bits(after[:position], before[:position])
+        assert after[position:].isnan().all()
 
 
 def test_what_lies_in_unused_slots_does_not_matter() -> None:

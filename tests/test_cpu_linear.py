@@ -20,7 +20,7 @@ from pdrt.kernels.cpu_linear import (
 )
 from tests.kernel_cases import assert_as_exact_as_torch, drawn, int32, same_bits
 
-pytestmark = pytest.mark.usefixtures("every_isa")
+pytestmark = pytest.mark.usefixtures("isa")
 
 DTYPES = [torch.float32, torch.bfloat16]
 ACTIVATIONS = [None, "gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"]

@@ -1,0 +1,42 @@
+// Paged attention with AVX2 and FMA.
+#include "attention.h"
+
+#ifdef __x86_64__
+
+// Outside the region below; see simd_target.h.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "attention_view.h"
+#include "bfloat16.h"
+#include "simd_target.h"
+
+PDRT_BEGIN_AVX2
+
+#include "attention_singles.h"
+#include "attention_table.h"
+#include "simd_avx2.h"
+
+namespace pdrt {
+
+const AttentionKernels& attention_avx2(bool is_bfloat16) {
+  return is_bfloat16 ? kAttention<Singles<Avx2, bfloat16>, 4> : kAttention<Singles<Avx2, float>, 4>;
+}
+
+}  // namespace pdrt
+
+PDRT_END_AVX2
+
+#else
+
+namespace pdrt {
+
+// Never chosen here; see cpu_isa.cpp.
+const AttentionKernels& attention_avx2(bool is_bfloat16) { return attention_portable(is_bfloat16); }
+
+}  // namespace pdrt
+
+#endif
