@@ -17,7 +17,7 @@
 
 namespace pdrt {
 
-constexpr int kAhead = 2048;  // bytes between what is multiplied and what is fetched
+constexpr int kAhead = 4096;  // bytes between what is multiplied and what is fetched
 
 // Products over widened bfloat16 or float32, for any vector type.
 template <typename V, typename T>
@@ -53,7 +53,7 @@ struct WideProduct {
     F acc[kCount][kVectors] = {};
     if constexpr (std::is_same_v<T, float>) {
       for (int64_t k = 0; k < size; ++k, panel += kPanel * 4) {
-        __builtin_prefetch(panel + kAhead);
+        for (int at = 0; at < kColumns * 4; at += 64) __builtin_prefetch(panel + kAhead + at);
         F weight[kVectors];
         for (int v = 0; v < kVectors; ++v)
           weight[v] = V::load(reinterpret_cast<const float*>(panel) + v * V::kLanes);
@@ -61,7 +61,7 @@ struct WideProduct {
       }
     } else {
       for (int64_t k = 0; k < size; k += 2, panel += kPanel * 4) {
-        __builtin_prefetch(panel + kAhead);
+        for (int at = 0; at < kColumns * 4; at += 64) __builtin_prefetch(panel + kAhead + at);
         F even[kVectors], odd[kVectors];
         for (int v = 0; v < kVectors; ++v)
           V::load_pairs(reinterpret_cast<const bfloat16*>(panel) + v * 2 * V::kLanes, even[v],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_contiguous, check_float, check_strides
+from pdrt.kernels.checks import check, check_float, check_strides, check_whole
 from pdrt.kernels.cpu_linear import embedding, linear
 from pdrt.kernels.cpu_rows import (
     gelu,
@@ -65,23 +65,19 @@ def paged_attention(
     num_rows, max_pages = page_table.shape
     check_float("query", query, (num_tokens, num_heads, head_dim))
     check("kv_layer", kv_layer, query.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
-    check("page_table", page_table, torch.int32, (num_rows, max_pages))
-    check("cu_seqlens_q", cu_seqlens_q, torch.int32, (num_rows + 1,))
-    check("seq_lens", seq_lens, torch.int32, (num_rows,))
+    check_whole("page_table", page_table, torch.int32, (num_rows, max_pages))
+    check_whole("cu_seqlens_q", cu_seqlens_q, torch.int32, (num_rows + 1,))
+    check_whole("seq_lens", seq_lens, torch.int32, (num_rows,))
     if num_heads % num_kv_heads:
         raise ValueError(f"query has {num_heads=}; give a multiple of {num_kv_heads=}")
     if page_size % 16:
         raise ValueError(f"kv_layer has {page_size=}; give a multiple of 16")
     check_strides("query", query, (head_dim, 1))
     check_strides("kv_layer", kv_layer, (head_dim, 1))
-    check_contiguous("page_table", page_table)
-    check_contiguous("cu_seqlens_q", cu_seqlens_q)
-    check_contiguous("seq_lens", seq_lens)
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype)
     else:
-        check("out", out, query.dtype, query.shape)
-        check_contiguous("out", out)
+        check_whole("out", out, query.dtype, query.shape)
     page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_paged_attention(
         out=out.data_ptr(),
@@ -139,19 +135,15 @@ def rope_kv_write(
     num_packed = num_heads + 2 * num_kv_heads
     check_float("qkv", qkv, (num_tokens, num_packed * head_dim))
     check("kv_layer", kv_layer, qkv.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
-    check("slot_mapping", slot_mapping, torch.int32, (num_tokens,))
-    check("positions", positions, torch.int32, (num_tokens,))
-    check("cos_sin", cos_sin, torch.float32, (max_len, rotary_dim))
+    check_whole("slot_mapping", slot_mapping, torch.int32, (num_tokens,))
+    check_whole("positions", positions, torch.int32, (num_tokens,))
+    check_whole("cos_sin", cos_sin, torch.float32, (max_len, rotary_dim))
     for name, norm in _head_norms(q_norm, k_norm).items():
-        check(name, norm, qkv.dtype, (head_dim,))
-        check_contiguous(name, norm)
+        check_whole(name, norm, qkv.dtype, (head_dim,))
     if rotary_dim > head_dim or rotary_dim % 2:
         raise ValueError(f"cos_sin has {rotary_dim=}; give an even one up to {head_dim=}")
     check_strides("qkv", qkv, (1,))
     check_strides("kv_layer", kv_layer, (head_dim, 1))
-    check_contiguous("slot_mapping", slot_mapping)
-    check_contiguous("positions", positions)
-    check_contiguous("cos_sin", cos_sin)
     page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_rope_kv_write(
         qkv=qkv.data_ptr(),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_contiguous
+from pdrt.kernels.checks import check_whole
 
 # Name -> Act of csrc/cpu_linear.h, and whether it takes a gated weight.
 ACTIVATIONS = {
@@ -43,8 +43,7 @@ class PackedLinear:
 
     def __post_init__(self) -> None:
         packed = self.packed
-        check("memory", self.memory, torch.uint8, (packed.num_bytes,))
-        check_contiguous("memory", self.memory)
+        check_whole("memory", self.memory, torch.uint8, (packed.num_bytes,))
         dtype = torch.bfloat16 if packed.is_bfloat16 else torch.float32
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "shape", (packed.num_outputs, packed.num_inputs))
@@ -84,8 +83,7 @@ def pack_rows(weight: PackedLinear, first_row: int, rows: Tensor) -> None:
         ValueError: they do not fit; names what is wrong. Nothing was written.
     """
     num_rows, num_outputs = len(rows), weight.shape[0]
-    check("rows", rows, weight.dtype, (num_rows, weight.shape[1]))
-    check_contiguous("rows", rows)
+    check_whole("rows", rows, weight.dtype, (num_rows, weight.shape[1]))
     if first_row < 0 or first_row + num_rows > num_outputs:
         raise ValueError(
             f"{num_rows} rows from row {first_row} on are more than the weight's {num_outputs}"
@@ -119,21 +117,18 @@ def linear(
     """
     weight = _packed(weight)
     num_outputs, num_inputs = weight.shape
-    num_rows = len(x)
-    check("x", x, weight.dtype, (num_rows, num_inputs))
-    check_contiguous("x", x)
+    num_rows = x.shape[0]
+    check_whole("x", x, weight.dtype, (num_rows, num_inputs))
     shape = (num_rows, weight.out_size)
     if out is None:
         out = torch.empty(shape, dtype=weight.dtype)
     else:
-        check("out", out, weight.dtype if out.dtype is not torch.float32 else out.dtype, shape)
-        check_contiguous("out", out)
+        dtype = out.dtype if out.dtype is torch.float32 else weight.dtype
+        check_whole("out", out, dtype, shape)
     if bias is not None:
-        check("bias", bias, weight.dtype, (num_outputs,))
-        check_contiguous("bias", bias)
+        check_whole("bias", bias, weight.dtype, (num_outputs,))
     if residual is not None:
-        check("residual", residual, out.dtype, shape)
-        check_contiguous("residual", residual)
+        check_whole("residual", residual, out.dtype, shape)
     act, gated = ACTIVATIONS.get(activation, (0, None))
     if gated is not weight.packed.gated:
         kind = "gated" if weight.packed.gated else "plain"
@@ -162,8 +157,7 @@ def embedding(ids: Tensor, weight: Tensor | PackedLinear) -> Tensor:
         ValueError: an argument does not fit; names it.
     """
     shape = (len(ids), weight.shape[1])
-    check("ids", ids, torch.int32, shape[:1])
-    check_contiguous("ids", ids)
+    check_whole("ids", ids, torch.int32, shape[:1])
     if isinstance(weight, Tensor):
         return F.embedding(ids, weight)
     out = torch.empty(shape, dtype=weight.dtype)

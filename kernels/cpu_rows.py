@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_contiguous, check_rows
+from pdrt.kernels.checks import check_rows, check_whole
 
 
 def rms_norm(
@@ -36,8 +36,7 @@ def rms_norm(
     """
     num_rows, size = x.shape
     check_rows("x", x, (num_rows, size))
-    check("weight", weight, x.dtype, (size,))
-    check_contiguous("weight", weight)
+    check_whole("weight", weight, x.dtype, (size,))
     out = _result(out, x, size)
     _C.cpu_rms_norm(
         out=out.data_ptr(),
@@ -75,8 +74,7 @@ def layer_norm(
     num_rows, size = x.shape
     check_rows("x", x, (num_rows, size))
     for name, tensor in (("weight", weight), ("bias", bias)):
-        check(name, tensor, x.dtype, (size,))
-        check_contiguous(name, tensor)
+        check_whole(name, tensor, x.dtype, (size,))
     out = _result(out, x, size)
     _C.cpu_layer_norm(
         out=out.data_ptr(),
@@ -154,14 +152,12 @@ def _result(out: Tensor | None, x: Tensor, size: int) -> Tensor:
     """Where the result goes, [num_rows, size]: the caller's tensor, or a new one."""
     if out is None:
         return torch.empty(x.shape[0], size, dtype=x.dtype)
-    check("out", out, x.dtype, (x.shape[0], size))
-    check_contiguous("out", out)
+    check_whole("out", out, x.dtype, (x.shape[0], size))
     return out
 
 
 def _residual_address(residual: Tensor | None, x: Tensor) -> int:
     if residual is None:
         return 0
-    check("residual", residual, x.dtype, x.shape)
-    check_contiguous("residual", residual)
+    check_whole("residual", residual, x.dtype, x.shape)
     return residual.data_ptr()
