@@ -184,7 +184,9 @@ def main() -> None:
             print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     result = {
         "bench": "cpu_linear",
-        "command": shlex.join(["python", "-m", "benchmarks.kernels.bench_cpu_linear", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "-m", "benchmarks.kernels.bench_cpu_linear", *sys.argv[1:]]
+        ),
         "machine": {"cpu": cpu_name(), "isa": _C.cpu_isa(), "threads": 1},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "rows": rows,
