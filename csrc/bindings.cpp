@@ -9,4 +9,5 @@ PYBIND11_MODULE(PDRT_MODULE, m) {
   pdrt::bind_page_memory(m);
   pdrt::bind_cpu_kernels(m);
   pdrt::bind_cpu_linear(m);
+  pdrt::bind_cpu_draw(m);
 }

@@ -11,5 +11,6 @@ void bind_ledger(pybind11::module_& m);
 void bind_page_memory(pybind11::module_& m);
 void bind_cpu_kernels(pybind11::module_& m);
 void bind_cpu_linear(pybind11::module_& m);
+void bind_cpu_draw(pybind11::module_& m);
 
 }  // namespace pdrt

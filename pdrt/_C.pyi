@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,6 +268,13 @@ def cpu_paged_attention(
     scale: float,
     is_bfloat16: bool,
 ) -> None: ...
+
+DRAW_ROW: np.dtype[Any]
+
+def cpu_draw(
+    logits: NDArray[np.float32],  # [n, vocab_size]
+    rows: NDArray[Any],  # [n] DRAW_ROW
+) -> NDArray[Any]: ...  # [n] token, logprob, log_total
 def cpu_rope_kv_write(
     *,
     qkv: int,

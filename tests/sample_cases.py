@@ -15,8 +15,8 @@ from pdrt.kernels.sample import SampleParams, SampleResult, sample
 from pdrt.kernels.sample_edits import Edits
 from pdrt.runner import sampler
 from pdrt.runner.logits import Context
-from pdrt.runner.philox import uniform
 from pdrt.sampling_params import SlotParams
+from tests.philox import uniform
 from tests.plain_sampling import Drawn, plain_sample
 from tests.triton_cases import DEVICE
 

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pdrt.runner.logits import Context
-from pdrt.runner.philox import philox, uniform
 from pdrt.runner.sampler import sample as sample_in_context
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Sampled
+from tests.philox import philox, uniform
 
 VOCAB_SIZE = 50
 
@@ -79,7 +79,7 @@ def test_uniform_numbers_fill_the_unit_interval_evenly() -> None:
 
 
 def test_the_largest_random_word_stays_below_one() -> None:
-    from pdrt.runner.philox import SCALE
+    from tests.philox import SCALE
 
     assert np.float32(2**31 - 1) * SCALE < 1.0
 

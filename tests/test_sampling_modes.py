@@ -16,11 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from pdrt.request import Request, TokenLogprobs, sequences
-from pdrt.runner.philox import uniform
 from pdrt.sampling_params import SamplingParams, slot_params
 from tests.checkpoints import VOCAB_SIZE, transformers_model
 from tests.in_process import Client, InProcessServer
 from tests.model_server import Shape, Weights, make_server, request
+from tests.philox import uniform
 from tests.plain_sampling import plain_sample
 
 EOS = VOCAB_SIZE - 1

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pdrt._C import Ledger
 from pdrt.runner.logits import Context
-from pdrt.runner.philox import uniform
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
 from pdrt.sampling_params import (
@@ -20,6 +19,7 @@ from pdrt.sampling_params import (
     MAX_STOP_TOKEN_IDS,
     SlotParams,
 )
+from tests.philox import uniform
 from tests.plain_sampling import plain_sample
 
 VOCAB_SIZE = 24

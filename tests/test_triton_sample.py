@@ -13,9 +13,9 @@ import triton.language as tl
 
 from pdrt.kernels.sample import MAX_VOCAB, sample
 from pdrt.kernels.sample_threshold import NEAR
-from pdrt.runner.philox import uniform
 from pdrt.runner.scores import score
 from tests.kernel_cases import same_bits
+from tests.philox import uniform
 from tests.sample_cases import (
     Floats,
     check_as_cpu,

@@ -39,11 +39,14 @@ class Context:
         return self.tokens[self.num_prompt_tokens :]
 
 
+def is_adjusted(params: SlotParams) -> bool:
+    """Whether `adjusted` may change anything."""
+    return bool(params.logit_bias) or params.reads_tokens
+
+
 def adjusted(logits: Floats, context: Context, eos_token_ids: Collection[int]) -> Floats:
-    """The logits that a token is chosen from: [vocab_size], a copy where anything changes."""
+    """The logits that a token is chosen from: [vocab_size], a copy."""
     params = context.params
-    if not (params.logit_bias or params.reads_tokens):
-        return logits
     logits = logits.copy()
     for token, bias in params.logit_bias.items():
         logits[token] += np.float32(bias)

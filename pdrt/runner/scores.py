@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pdrt.kernels.cpu_draw import ROW, draw
 from pdrt.sched.plan import Scores
 
 Floats = NDArray[np.float32]
@@ -22,21 +23,25 @@ def score(logits: Floats, tokens: Ints, start: int, num_top: int) -> Scores:
         tokens: [n] int32.
         num_top: how many of the likeliest to name, at most the vocabulary.
     """
-    values = log_softmax(logits)
+    log_totals = draw(logits, np.zeros(len(logits), ROW))["log_total"]
     top = np.array([top_ids(row, num_top) for row in logits], np.int32)
     top = top.reshape(len(logits), num_top)
     return Scores(
         start,
-        values[np.arange(len(tokens)), tokens],
+        logprobs_of(logits, tokens[:, None], log_totals)[:, 0],
         top,
-        np.take_along_axis(values, top.astype(np.intp), axis=1),
+        logprobs_of(logits, top, log_totals),
     )
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """x - log(sum(exp(x))) over the last dimension."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def logprobs_of(logits: Floats, ids: Ints, log_totals: NDArray[np.float64]) -> Floats:
+    """log(exp(x) / sum(exp(x))) of some tokens of each row: ids [n, k] -> [n, k].
+
+    Args:
+        log_totals: [n], of pdrt.kernels.cpu_draw.
+    """
+    values = np.take_along_axis(logits, ids.astype(np.intp), axis=1)
+    result: Floats = (values - log_totals[:, None]).astype(np.float32)
     return result
 
 
