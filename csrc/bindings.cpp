@@ -8,6 +8,7 @@ PYBIND11_MODULE(PDRT_MODULE, m) {
   pdrt::bind_ledger(m);
   pdrt::bind_page_memory(m);
   pdrt::bind_cpu_kernels(m);
+  pdrt::bind_cpu_rows(m);
   pdrt::bind_cpu_linear(m);
   pdrt::bind_cpu_draw(m);
 }

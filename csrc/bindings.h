@@ -10,6 +10,7 @@ namespace pdrt {
 void bind_ledger(pybind11::module_& m);
 void bind_page_memory(pybind11::module_& m);
 void bind_cpu_kernels(pybind11::module_& m);
+void bind_cpu_rows(pybind11::module_& m);
 void bind_cpu_linear(pybind11::module_& m);
 void bind_cpu_draw(pybind11::module_& m);
 

@@ -1,4 +1,5 @@
-// The CPU kernels for Python. Tensors come as addresses: pdrt/kernels/cpu.py has checked them.
+// The CPU kernels that read and write pages, for Python, with the checks of their arguments; and
+// what all CPU kernels share.
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include "cpu_attention.h"
 #include "cpu_isa.h"
 #include "elementwise.h"
+#include "tensor_argument.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -15,122 +17,113 @@ using namespace py::literals;
 namespace pdrt {
 namespace {
 
-template <typename T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
+// K and V of one layer: [num_pages, 2, num_kv_heads, page_size, head_dim], rows of a head together.
+void check_kv(const TensorArgument& kv, Dtype dtype, int64_t num_kv_heads, int64_t head_dim) {
+  kv.check(dtype, {kv.size(0), 2, num_kv_heads, kv.size(3), head_dim});
+  kv.check_strides({head_dim, 1});
 }
 
-void paged_attention(uintptr_t out, uintptr_t query, uintptr_t kv, uintptr_t page_table,
-                     uintptr_t cu_seqlens_q, uintptr_t seq_lens, int64_t num_tokens,
-                     int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
-                     int64_t num_pages, int64_t page_size, int64_t max_pages, int64_t query_stride,
-                     int64_t page_stride, int64_t value_offset, int64_t head_stride, int64_t window,
-                     float scale, bool is_bfloat16) {
-  cpu_paged_attention({
-      .out = pointer<void>(out),
-      .query = pointer<const void>(query),
-      .kv = pointer<const void>(kv),
-      .page_table = pointer<const int32_t>(page_table),
-      .cu_seqlens_q = pointer<const int32_t>(cu_seqlens_q),
-      .seq_lens = pointer<const int32_t>(seq_lens),
+void paged_attention(py::handle out_, py::handle query_, py::handle kv_, py::handle page_table_,
+                     py::handle cu_seqlens_q_, py::handle seq_lens_, float scale, int64_t window) {
+  const TensorArgument query("query", query_), kv("kv_layer", kv_), out("out", out_);
+  const TensorArgument page_table("page_table", page_table_), seq_lens("seq_lens", seq_lens_);
+  const TensorArgument cu_seqlens_q("cu_seqlens_q", cu_seqlens_q_);
+  const Dtype dtype = query.floating();
+  query.check_dims(3, "[num_tokens, num_heads, head_dim]");
+  kv.check_dims(5, "[num_pages, 2, num_kv_heads, page_size, head_dim]");
+  page_table.check_dims(2, "[num_rows, max_pages]");
+  const int64_t num_tokens = query.size(0), num_heads = query.size(1), head_dim = query.size(2);
+  const int64_t num_rows = page_table.size(0), num_kv_heads = kv.size(2), page_size = kv.size(3);
+  check_kv(kv, dtype, num_kv_heads, head_dim);
+  page_table.check_whole(Dtype::kInt32, {num_rows, page_table.size(1)});
+  cu_seqlens_q.check_whole(Dtype::kInt32, {num_rows + 1});
+  seq_lens.check_whole(Dtype::kInt32, {num_rows});
+  PDRT_CHECK(num_kv_heads > 0 && num_heads % num_kv_heads == 0, "query has num_heads=", num_heads,
+             "; give a multiple of num_kv_heads=", num_kv_heads);
+  PDRT_CHECK(page_size > 0 && page_size % 16 == 0, "kv_layer has page_size=", page_size,
+             "; give a multiple of 16");
+  query.check_strides({head_dim, 1});
+  out.check_whole(dtype, {num_tokens, num_heads, head_dim});
+  const Attention attention = {
+      .out = out.data(),
+      .query = query.data(),
+      .kv = kv.data(),
+      .page_table = page_table.data<const int32_t>(),
+      .cu_seqlens_q = cu_seqlens_q.data<const int32_t>(),
+      .seq_lens = seq_lens.data<const int32_t>(),
       .num_tokens = num_tokens,
       .num_rows = num_rows,
       .num_heads = num_heads,
       .num_kv_heads = num_kv_heads,
       .head_dim = head_dim,
-      .num_pages = num_pages,
+      .num_pages = kv.size(0),
       .page_size = page_size,
-      .max_pages = max_pages,
-      .query_stride = query_stride,
-      .page_stride = page_stride,
-      .value_offset = value_offset,
-      .head_stride = head_stride,
+      .max_pages = page_table.size(1),
+      .query_stride = query.stride(0),
+      .page_stride = kv.stride(0),
+      .value_offset = kv.stride(1),
+      .head_stride = kv.stride(2),
       .window = window,
       .scale = scale,
-      .is_bfloat16 = is_bfloat16,
-  });
+      .is_bfloat16 = query.is_bfloat16(),
+  };
+  const py::gil_scoped_release without_gil;
+  cpu_paged_attention(attention);
 }
 
-void rope_kv_write(uintptr_t qkv, uintptr_t kv, uintptr_t slot_mapping, uintptr_t positions,
-                   uintptr_t cos_sin, uintptr_t q_norm, uintptr_t k_norm, float norm_eps,
-                   int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim,
-                   int64_t rotary_dim, int64_t max_len, int64_t num_pages, int64_t page_size,
-                   int64_t qkv_stride, int64_t page_stride, int64_t value_offset,
-                   int64_t head_stride, bool is_bfloat16) {
+// The weight of the norm of each head, or null.
+const void* head_norm(const char* name, py::handle object, Dtype dtype, int64_t head_dim) {
+  if (object.is_none()) return nullptr;
+  const TensorArgument norm(name, object);
+  norm.check_whole(dtype, {head_dim});
+  return norm.data();
+}
+
+void rope_kv_write(py::handle qkv_, py::handle kv_, py::handle slot_mapping_, py::handle positions_,
+                   py::handle cos_sin_, int64_t num_heads, int64_t num_kv_heads, py::handle q_norm,
+                   py::handle k_norm, float norm_eps) {
+  const TensorArgument qkv("qkv", qkv_), kv("kv_layer", kv_), cos_sin("cos_sin", cos_sin_);
+  const TensorArgument slot_mapping("slot_mapping", slot_mapping_);
+  const TensorArgument positions("positions", positions_);
+  const Dtype dtype = qkv.floating();
+  qkv.check_dims(2, "[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]");
+  kv.check_dims(5, "[num_pages, 2, num_kv_heads, page_size, head_dim]");
+  cos_sin.check_dims(2, "[max_len, rotary_dim]");
+  const int64_t num_tokens = qkv.size(0), head_dim = kv.size(4), rotary_dim = cos_sin.size(1);
+  qkv.check(dtype, {num_tokens, (num_heads + 2 * num_kv_heads) * head_dim});
+  check_kv(kv, dtype, num_kv_heads, head_dim);
+  slot_mapping.check_whole(Dtype::kInt32, {num_tokens});
+  positions.check_whole(Dtype::kInt32, {num_tokens});
+  cos_sin.check_whole(Dtype::kFloat32, {cos_sin.size(0), rotary_dim});
+  PDRT_CHECK(q_norm.is_none() == k_norm.is_none(), q_norm.is_none() ? "k_norm" : "q_norm",
+             " is given alone; give q_norm and k_norm, or neither");
+  PDRT_CHECK(rotary_dim <= head_dim && rotary_dim % 2 == 0, "cos_sin has rotary_dim=", rotary_dim,
+             "; give an even one up to head_dim=", head_dim);
+  qkv.check_strides({1});
   const Rope rope = {
-      .qkv = pointer<void>(qkv),
-      .kv = pointer<void>(kv),
-      .slot_mapping = pointer<const int32_t>(slot_mapping),
-      .positions = pointer<const int32_t>(positions),
-      .cos_sin = pointer<const float>(cos_sin),
-      .q_norm = pointer<const void>(q_norm),
-      .k_norm = pointer<const void>(k_norm),
+      .qkv = qkv.data(),
+      .kv = kv.data(),
+      .slot_mapping = slot_mapping.data<const int32_t>(),
+      .positions = positions.data<const int32_t>(),
+      .cos_sin = cos_sin.data<const float>(),
+      .q_norm = head_norm("q_norm", q_norm, dtype, head_dim),
+      .k_norm = head_norm("k_norm", k_norm, dtype, head_dim),
       .norm_eps = norm_eps,
       .num_tokens = num_tokens,
       .num_heads = num_heads,
       .num_kv_heads = num_kv_heads,
       .head_dim = head_dim,
       .rotary_dim = rotary_dim,
-      .max_len = max_len,
-      .num_pages = num_pages,
-      .page_size = page_size,
-      .qkv_stride = qkv_stride,
-      .page_stride = page_stride,
-      .value_offset = value_offset,
-      .head_stride = head_stride,
+      .max_len = cos_sin.size(0),
+      .num_pages = kv.size(0),
+      .page_size = kv.size(3),
+      .qkv_stride = qkv.stride(0),
+      .page_stride = kv.stride(0),
+      .value_offset = kv.stride(1),
+      .head_stride = kv.stride(2),
   };
-  cpu_rope_kv_write(rope, is_bfloat16);
-}
-
-// rms_norm and layer_norm; addresses that do not apply are 0.
-void norm(void (*op)(const Norm&, bool), uintptr_t out, uintptr_t x, uintptr_t residual,
-          uintptr_t weight, uintptr_t bias, int64_t num_rows, int64_t size, float eps,
-          float weight_offset, bool is_bfloat16) {
-  op({.out = pointer<void>(out),
-      .x = pointer<const void>(x),
-      .residual = pointer<void>(residual),
-      .weight = pointer<const void>(weight),
-      .bias = pointer<const void>(bias),
-      .num_rows = num_rows,
-      .size = size,
-      .eps = eps,
-      .weight_offset = weight_offset},
-     is_bfloat16);
-}
-
-void bind_norms(py::module_& m) {
-  m.def(
-      "cpu_rms_norm",
-      [](uintptr_t out, uintptr_t x, uintptr_t residual, uintptr_t weight, int64_t num_rows,
-         int64_t size, float eps, float weight_offset, bool is_bfloat16) {
-        norm(cpu_rms_norm, out, x, residual, weight, 0, num_rows, size, eps, weight_offset,
-             is_bfloat16);
-      },
-      py::kw_only(), "out"_a, "x"_a, "residual"_a, "weight"_a, "num_rows"_a, "size"_a, "eps"_a,
-      "weight_offset"_a, "is_bfloat16"_a, py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "cpu_layer_norm",
-      [](uintptr_t out, uintptr_t x, uintptr_t residual, uintptr_t weight, uintptr_t bias,
-         int64_t num_rows, int64_t size, float eps, bool is_bfloat16) {
-        norm(cpu_layer_norm, out, x, residual, weight, bias, num_rows, size, eps, 0.0f,
-             is_bfloat16);
-      },
-      py::kw_only(), "out"_a, "x"_a, "residual"_a, "weight"_a, "bias"_a, "num_rows"_a, "size"_a,
-      "eps"_a, "is_bfloat16"_a, py::call_guard<py::gil_scoped_release>());
-}
-
-void bind_activation(py::module_& m, const char* name, void (*op)(const Activation&, bool)) {
-  m.def(
-      name,
-      [op](uintptr_t out, uintptr_t x, int64_t num_rows, int64_t size, bool is_bfloat16) {
-        op({.out = pointer<void>(out),
-            .x = pointer<const void>(x),
-            .num_rows = num_rows,
-            .size = size},
-           is_bfloat16);
-      },
-      py::kw_only(), "out"_a, "x"_a, "num_rows"_a, "size"_a, "is_bfloat16"_a,
-      py::call_guard<py::gil_scoped_release>());
+  const py::gil_scoped_release without_gil;
+  cpu_rope_kv_write(rope, qkv.is_bfloat16());
 }
 
 }  // namespace
@@ -149,21 +142,9 @@ void bind_cpu_kernels(py::module_& m) {
   m.def(
       "use_threads", [](const std::vector<int>& numbers) { ThreadPool::instance().use(numbers); },
       "numbers"_a, without_gil);
-  m.def("cpu_paged_attention", &paged_attention, py::kw_only(), "out"_a, "query"_a, "kv"_a,
-        "page_table"_a, "cu_seqlens_q"_a, "seq_lens"_a, "num_tokens"_a, "num_rows"_a, "num_heads"_a,
-        "num_kv_heads"_a, "head_dim"_a, "num_pages"_a, "page_size"_a, "max_pages"_a,
-        "query_stride"_a, "page_stride"_a, "value_offset"_a, "head_stride"_a, "window"_a, "scale"_a,
-        "is_bfloat16"_a, without_gil);
-  m.def("cpu_rope_kv_write", &rope_kv_write, py::kw_only(), "qkv"_a, "kv"_a, "slot_mapping"_a,
-        "positions"_a, "cos_sin"_a, "q_norm"_a, "k_norm"_a, "norm_eps"_a, "num_tokens"_a,
-        "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "max_len"_a, "num_pages"_a,
-        "page_size"_a, "qkv_stride"_a, "page_stride"_a, "value_offset"_a, "head_stride"_a,
-        "is_bfloat16"_a, without_gil);
-  bind_norms(m);
-  bind_activation(m, "cpu_silu_and_mul", cpu_silu_and_mul);
-  bind_activation(m, "cpu_gelu", cpu_gelu);
-  bind_activation(m, "cpu_gelu_tanh", cpu_gelu_tanh);
-  bind_activation(m, "cpu_gelu_tanh_and_mul", cpu_gelu_tanh_and_mul);
+  // By position, not by keyword: a decode step calls these dozens of times.
+  m.def("cpu_paged_attention", &paged_attention);
+  m.def("cpu_rope_kv_write", &rope_kv_write);
 }
 
 }  // namespace pdrt

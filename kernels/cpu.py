@@ -2,8 +2,8 @@
 
 Here are the two that read and write pages; those that work row by row come from cpu_rows.py, those
 that read weights from cpu_linear.py.
-Arguments are checked once, here, in a fixed order: device, dtype, shape, stride. Lengths and page
-ids are checked in C++. Everything below trusts them.
+Arguments are checked in C++ (csrc/tensor_argument.h), where they are read at a tenth of the cost:
+device, dtype, shape, stride, then lengths and page ids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check, check_float, check_strides, check_whole
 from pdrt.kernels.cpu_linear import embedding, linear
 from pdrt.kernels.cpu_rows import (
     gelu,
@@ -60,48 +59,8 @@ def paged_attention(
     Raises:
         ValueError: an argument does not fit; names it.
     """
-    num_tokens, num_heads, head_dim = query.shape
-    num_pages, _, num_kv_heads, page_size, _ = kv_layer.shape
-    num_rows, max_pages = page_table.shape
-    check_float("query", query, (num_tokens, num_heads, head_dim))
-    check("kv_layer", kv_layer, query.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
-    check_whole("page_table", page_table, torch.int32, (num_rows, max_pages))
-    check_whole("cu_seqlens_q", cu_seqlens_q, torch.int32, (num_rows + 1,))
-    check_whole("seq_lens", seq_lens, torch.int32, (num_rows,))
-    if num_heads % num_kv_heads:
-        raise ValueError(f"query has {num_heads=}; give a multiple of {num_kv_heads=}")
-    if page_size % 16:
-        raise ValueError(f"kv_layer has {page_size=}; give a multiple of 16")
-    check_strides("query", query, (head_dim, 1))
-    check_strides("kv_layer", kv_layer, (head_dim, 1))
-    if out is None:
-        out = torch.empty(query.shape, dtype=query.dtype)
-    else:
-        check_whole("out", out, query.dtype, query.shape)
-    page_stride, value_offset, head_stride = kv_layer.stride()[:3]
-    _C.cpu_paged_attention(
-        out=out.data_ptr(),
-        query=query.data_ptr(),
-        kv=kv_layer.data_ptr(),
-        page_table=page_table.data_ptr(),
-        cu_seqlens_q=cu_seqlens_q.data_ptr(),
-        seq_lens=seq_lens.data_ptr(),
-        num_tokens=num_tokens,
-        num_rows=num_rows,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        num_pages=num_pages,
-        page_size=page_size,
-        max_pages=max_pages,
-        query_stride=query.stride(0),
-        page_stride=page_stride,
-        value_offset=value_offset,
-        head_stride=head_stride,
-        window=window,
-        scale=scale,
-        is_bfloat16=query.dtype is torch.bfloat16,
-    )
+    out = torch.empty(query.shape, dtype=query.dtype) if out is None else out
+    _C.cpu_paged_attention(out, query, kv_layer, page_table, cu_seqlens_q, seq_lens, scale, window)
     return out
 
 
@@ -129,53 +88,17 @@ def rope_kv_write(
     Raises:
         ValueError: an argument does not fit; names it. Nothing was written.
     """
-    num_tokens = qkv.shape[0]
-    num_pages, _, _, page_size, head_dim = kv_layer.shape
-    max_len, rotary_dim = cos_sin.shape
-    num_packed = num_heads + 2 * num_kv_heads
-    check_float("qkv", qkv, (num_tokens, num_packed * head_dim))
-    check("kv_layer", kv_layer, qkv.dtype, (num_pages, 2, num_kv_heads, page_size, head_dim))
-    check_whole("slot_mapping", slot_mapping, torch.int32, (num_tokens,))
-    check_whole("positions", positions, torch.int32, (num_tokens,))
-    check_whole("cos_sin", cos_sin, torch.float32, (max_len, rotary_dim))
-    for name, norm in _head_norms(q_norm, k_norm).items():
-        check_whole(name, norm, qkv.dtype, (head_dim,))
-    if rotary_dim > head_dim or rotary_dim % 2:
-        raise ValueError(f"cos_sin has {rotary_dim=}; give an even one up to {head_dim=}")
-    check_strides("qkv", qkv, (1,))
-    check_strides("kv_layer", kv_layer, (head_dim, 1))
-    page_stride, value_offset, head_stride = kv_layer.stride()[:3]
     _C.cpu_rope_kv_write(
-        qkv=qkv.data_ptr(),
-        kv=kv_layer.data_ptr(),
-        slot_mapping=slot_mapping.data_ptr(),
-        positions=positions.data_ptr(),
-        cos_sin=cos_sin.data_ptr(),
-        q_norm=0 if q_norm is None else q_norm.data_ptr(),
-        k_norm=0 if k_norm is None else k_norm.data_ptr(),
-        norm_eps=norm_eps,
-        num_tokens=num_tokens,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        rotary_dim=rotary_dim,
-        max_len=max_len,
-        num_pages=num_pages,
-        page_size=page_size,
-        qkv_stride=qkv.stride(0),
-        page_stride=page_stride,
-        value_offset=value_offset,
-        head_stride=head_stride,
-        is_bfloat16=qkv.dtype is torch.bfloat16,
+        qkv,
+        kv_layer,
+        slot_mapping,
+        positions,
+        cos_sin,
+        num_heads,
+        num_kv_heads,
+        q_norm,
+        k_norm,
+        norm_eps,
     )
-    return qkv.view(num_tokens, num_packed, head_dim)[:, :num_heads]
-
-
-def _head_norms(q_norm: Tensor | None, k_norm: Tensor | None) -> dict[str, Tensor]:
-    """Those given, by name: both or neither."""
-    norms = {"q_norm": q_norm, "k_norm": k_norm}
-    given = {name: norm for name, norm in norms.items() if norm is not None}
-    if len(given) == 1:
-        (name,) = given
-        raise ValueError(f"{name} is given alone; give q_norm and k_norm, or neither")
-    return given
+    head_dim = kv_layer.shape[4]
+    return qkv.as_strided((qkv.shape[0], num_heads, head_dim), (qkv.stride(0), head_dim, 1))

@@ -1,18 +1,15 @@
 """The part of the CPU backend that works row by row: norms and activations.
 
-Rows are tokens. As in cpu.py, arguments are checked once, here, and everything below trusts them.
-Each takes `out`, a tensor that the result is written to; without it there is a new one.
+Rows are tokens. As in cpu.py, arguments are checked in C++, where they are read. Each op takes
+`out`, a tensor that the result is written to; without it there is a new one.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pdrt import _C
-from pdrt.kernels.checks import check_rows, check_whole
 
 
 def rms_norm(
@@ -34,21 +31,8 @@ def rms_norm(
     Raises:
         ValueError: an argument does not fit; names it.
     """
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    check_whole("weight", weight, x.dtype, (size,))
-    out = _result(out, x, size)
-    _C.cpu_rms_norm(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        residual=_residual_address(residual, x),
-        weight=weight.data_ptr(),
-        num_rows=num_rows,
-        size=size,
-        eps=eps,
-        weight_offset=weight_offset,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
+    out = torch.empty_like(x) if out is None else out
+    _C.cpu_rms_norm(out, x, weight, residual, eps, weight_offset)
     return out
 
 
@@ -71,22 +55,8 @@ def layer_norm(
     Raises:
         ValueError: an argument does not fit; names it.
     """
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        check_whole(name, tensor, x.dtype, (size,))
-    out = _result(out, x, size)
-    _C.cpu_layer_norm(
-        out=out.data_ptr(),
-        x=x.data_ptr(),
-        residual=_residual_address(residual, x),
-        weight=weight.data_ptr(),
-        bias=bias.data_ptr(),
-        num_rows=num_rows,
-        size=size,
-        eps=eps,
-        is_bfloat16=x.dtype is torch.bfloat16,
-    )
+    out = torch.empty_like(x) if out is None else out
+    _C.cpu_layer_norm(out, x, weight, bias, residual, eps)
     return out
 
 
@@ -96,7 +66,9 @@ def silu_and_mul(x: Tensor, out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x does not fit.
     """
-    return _gated(_C.cpu_silu_and_mul, x, out)
+    out = _half(x) if out is None else out
+    _C.cpu_silu_and_mul(out, x)
+    return out
 
 
 def gelu_tanh_and_mul(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -105,7 +77,9 @@ def gelu_tanh_and_mul(x: Tensor, out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x does not fit.
     """
-    return _gated(_C.cpu_gelu_tanh_and_mul, x, out)
+    out = _half(x) if out is None else out
+    _C.cpu_gelu_tanh_and_mul(out, x)
+    return out
 
 
 def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -114,7 +88,9 @@ def gelu_tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x does not fit.
     """
-    return _activated(_C.cpu_gelu_tanh, x, out)
+    out = torch.empty_like(x) if out is None else out
+    _C.cpu_gelu_tanh(out, x)
+    return out
 
 
 def gelu(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -123,41 +99,11 @@ def gelu(x: Tensor, out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x does not fit.
     """
-    return _activated(_C.cpu_gelu, x, out)
-
-
-def _activated(op: Callable[..., None], x: Tensor, out: Tensor | None) -> Tensor:
-    num_rows, size = x.shape
-    check_rows("x", x, (num_rows, size))
-    return _per_row(op, x, _result(out, x, size))
-
-
-def _gated(op: Callable[..., None], x: Tensor, out: Tensor | None) -> Tensor:
-    num_rows, width = x.shape
-    check_rows("x", x, (num_rows, width))
-    if width % 2:
-        raise ValueError(f"x has {width} columns; gate and up need an even number")
-    return _per_row(op, x, _result(out, x, width // 2))
-
-
-def _per_row(op: Callable[..., None], x: Tensor, out: Tensor) -> Tensor:
-    """x [num_rows, size or 2 * size] -> out [num_rows, size]."""
-    num_rows, size = out.shape
-    is_bfloat16 = x.dtype is torch.bfloat16
-    op(out=out.data_ptr(), x=x.data_ptr(), num_rows=num_rows, size=size, is_bfloat16=is_bfloat16)
+    out = torch.empty_like(x) if out is None else out
+    _C.cpu_gelu(out, x)
     return out
 
 
-def _result(out: Tensor | None, x: Tensor, size: int) -> Tensor:
-    """Where the result goes, [num_rows, size]: the caller's tensor, or a new one."""
-    if out is None:
-        return torch.empty(x.shape[0], size, dtype=x.dtype)
-    check_whole("out", out, x.dtype, (x.shape[0], size))
-    return out
-
-
-def _residual_address(residual: Tensor | None, x: Tensor) -> int:
-    if residual is None:
-        return 0
-    check_whole("residual", residual, x.dtype, x.shape)
-    return residual.data_ptr()
+def _half(x: Tensor) -> Tensor:
+    """A new tensor of x's rows and half its columns."""
+    return x.new_empty(x.shape[0], x.shape[1] // 2)

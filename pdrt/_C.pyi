@@ -244,30 +244,54 @@ def set_cores(
 def use_threads(
     numbers: Sequence[int],
 ) -> None: ...  # those that share jobs, besides the caller's 0
+
+# Tensors here are torch's; what each must be is checked.
 def cpu_paged_attention(
-    *,
-    out: int,
-    query: int,
-    kv: int,
-    page_table: int,
-    cu_seqlens_q: int,
-    seq_lens: int,
-    num_tokens: int,
-    num_rows: int,
+    out: object,  # [num_tokens, num_heads, head_dim]
+    query: object,  # as out
+    kv_layer: object,  # [num_pages, 2, num_kv_heads, page_size, head_dim]
+    page_table: object,  # [num_rows, max_pages] int32
+    cu_seqlens_q: object,  # [num_rows + 1] int32
+    seq_lens: object,  # [num_rows] int32
+    scale: float,
+    window: int,  # 0 for none
+    /,
+) -> None: ...
+def cpu_rope_kv_write(
+    qkv: object,  # [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]
+    kv_layer: object,
+    slot_mapping: object,  # [num_tokens] int32
+    positions: object,  # [num_tokens] int32
+    cos_sin: object,  # [max_len, rotary_dim] float32
     num_heads: int,
     num_kv_heads: int,
-    head_dim: int,
-    num_pages: int,
-    page_size: int,
-    max_pages: int,
-    query_stride: int,
-    page_stride: int,
-    value_offset: int,
-    head_stride: int,
-    window: int,  # 0 for none
-    scale: float,
-    is_bfloat16: bool,
+    q_norm: object | None,  # [head_dim], as k_norm
+    k_norm: object | None,
+    norm_eps: float,
+    /,
 ) -> None: ...
+def cpu_rms_norm(
+    out: object,
+    x: object,
+    weight: object,
+    residual: object | None,
+    eps: float,
+    weight_offset: float,
+    /,
+) -> None: ...
+def cpu_layer_norm(
+    out: object,
+    x: object,
+    weight: object,
+    bias: object,
+    residual: object | None,
+    eps: float,
+    /,
+) -> None: ...
+def cpu_silu_and_mul(out: object, x: object, /) -> None: ...
+def cpu_gelu_tanh_and_mul(out: object, x: object, /) -> None: ...
+def cpu_gelu_tanh(out: object, x: object, /) -> None: ...
+def cpu_gelu(out: object, x: object, /) -> None: ...
 
 DRAW_ROW: np.dtype[Any]
 
@@ -275,60 +299,6 @@ def cpu_draw(
     logits: NDArray[np.float32],  # [n, vocab_size]
     rows: NDArray[Any],  # [n] DRAW_ROW
 ) -> NDArray[Any]: ...  # [n] token, logprob, log_total
-def cpu_rope_kv_write(
-    *,
-    qkv: int,
-    kv: int,
-    slot_mapping: int,
-    positions: int,
-    cos_sin: int,
-    q_norm: int,  # 0 for none, as k_norm
-    k_norm: int,
-    norm_eps: float,
-    num_tokens: int,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    rotary_dim: int,
-    max_len: int,
-    num_pages: int,
-    page_size: int,
-    qkv_stride: int,
-    page_stride: int,
-    value_offset: int,
-    head_stride: int,
-    is_bfloat16: bool,
-) -> None: ...
-def cpu_rms_norm(
-    *,
-    out: int,
-    x: int,
-    residual: int,  # 0 for none
-    weight: int,
-    num_rows: int,
-    size: int,
-    eps: float,
-    weight_offset: float,
-    is_bfloat16: bool,
-) -> None: ...
-def cpu_layer_norm(
-    *,
-    out: int,
-    x: int,
-    residual: int,  # 0 for none
-    weight: int,
-    bias: int,
-    num_rows: int,
-    size: int,
-    eps: float,
-    is_bfloat16: bool,
-) -> None: ...
-def cpu_silu_and_mul(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
-def cpu_gelu(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
-def cpu_gelu_tanh(*, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool) -> None: ...
-def cpu_gelu_tanh_and_mul(
-    *, out: int, x: int, num_rows: int, size: int, is_bfloat16: bool
-) -> None: ...
 
 class PackedShape:
     """Sizes of a packed weight; csrc/cpu_linear.h draws it."""

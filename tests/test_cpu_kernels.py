@@ -207,15 +207,15 @@ def test_an_unknown_instruction_set_or_no_threads_are_refused() -> None:
 AFTER_FORK = """
 import os
 import numpy as np
+import torch
 from pdrt import _C
 
 def gelu(x):
     out = np.empty_like(x)
-    addresses = {"out": out.ctypes.data, "x": x.ctypes.data}
-    _C.cpu_gelu_tanh(**addresses, num_rows=1000, size=1000, is_bfloat16=False)
+    _C.cpu_gelu_tanh(torch.from_numpy(out), torch.from_numpy(x))
     return out
 
-x = np.linspace(-9, 9, 1_000_000, dtype=np.float32)
+x = np.linspace(-9, 9, 1_000_000, dtype=np.float32).reshape(1000, 1000)
 _C.set_num_threads(3)
 expected = gelu(x)
 child = os.fork()
