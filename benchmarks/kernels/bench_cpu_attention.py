@@ -1,4 +1,4 @@
-"""Paged attention on one CPU thread: prefill in GFLOP/s, decode in GB/s of keys and values read.
+"""Paged attention on the CPU: prefill in GFLOP/s, decode in GB/s of keys and values read.
 
 Prefill is bound by arithmetic, decode by memory, so each is given as a fraction of what this
 machine was measured to do just before: torch's float32 matrix product (1024 x 1024), and a read of
@@ -6,9 +6,10 @@ machine was measured to do just before: torch's float32 matrix product (1024 x 1
 same keys and values, gathered and repeated for the heads of a group beforehand.
 
 Results are checked against the plain torch twin before anything is timed. Times are CPU time of
-this process, the least of all runs. The last line is the whole result as JSON; --save FILE keeps
-it. Decode reads scattered pieces of one page and head, 2 to 8 KB each, which no machine does at the
-speed of one long read.
+this process on one thread, the least of all runs; a single long row, which is cut into ranges for
+several threads, is timed by the clock on one thread and on two. The last line is the whole result
+as JSON; --save FILE keeps it. Decode reads scattered pieces of one page and head, 2 to 8 KB each,
+which no machine does at the speed of one long read.
 
     python benchmarks/kernels/bench_cpu_attention.py --save benchmarks/results/cpu/attention.json
 """
@@ -75,6 +76,7 @@ SHAPES = [
     Shape("decode", 80, 32, 32, 1024, num_rows=8),
     Shape("decode", 128, 32, 8, 1024, num_rows=16),
 ]
+LONG_ROWS = [Shape("decode", 64, 9, 3, seq_len) for seq_len in (2048, 8192, 32768)]
 
 
 def arguments(shape: Shape, dtype: torch.dtype) -> Arguments:
@@ -91,12 +93,16 @@ def arguments(shape: Shape, dtype: torch.dtype) -> Arguments:
     )
 
 
-def least_seconds(call: Callable[[], object], budget: float = 1.0) -> float:
+def least_seconds(
+    call: Callable[[], object],
+    budget: float = 1.0,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
     least, spent = float("inf"), 0.0
     while spent < budget:
-        start = time.process_time()
+        start = clock()
         call()
-        took = time.process_time() - start
+        took = clock() - start
         least, spent = min(least, took), spent + took
     return least
 
@@ -127,15 +133,7 @@ def measure(shape: Shape, dtype: torch.dtype, limits: dict[str, float]) -> dict[
     args, scale = arguments(shape, dtype), shape.head_dim**-0.5
     check(args, scale)
     seconds = least_seconds(lambda: paged_attention(*args, scale))
-    row: dict[str, object] = {
-        "phase": shape.phase,
-        "dtype": str(dtype).removeprefix("torch."),
-        "head_dim": shape.head_dim,
-        "heads": f"{shape.num_heads}/{shape.num_kv_heads}",
-        "seq_len": shape.seq_len,
-        "rows": shape.num_rows,
-        "us": round(seconds * 1e6, 1),
-    }
+    row = described(shape, dtype) | {"us": round(seconds * 1e6, 1)}
     if shape.phase == "prefill":
         rate = shape.flops / seconds / 1e9
         against = torch_prefill_seconds(shape, *args[:3]) / seconds
@@ -143,6 +141,35 @@ def measure(shape: Shape, dtype: torch.dtype, limits: dict[str, float]) -> dict[
         return row | {"times_torch_sdpa": round(against, 2)}
     rate = shape.kv_bytes(dtype) / seconds / 1e9
     return row | {"gb_s": round(rate, 1), "of_limit": round(rate / limits["read_gb_s"], 2)}
+
+
+def described(shape: Shape, dtype: torch.dtype) -> dict[str, object]:
+    return {
+        "phase": shape.phase,
+        "dtype": str(dtype).removeprefix("torch."),
+        "head_dim": shape.head_dim,
+        "heads": f"{shape.num_heads}/{shape.num_kv_heads}",
+        "seq_len": shape.seq_len,
+        "rows": shape.num_rows,
+    }
+
+
+def measure_threads(shape: Shape, dtype: torch.dtype) -> dict[str, object]:
+    """One row alone, on one thread and on two, in turn."""
+    args, scale = arguments(shape, dtype), shape.head_dim**-0.5
+    check(args, scale)
+    least = {1: float("inf"), 2: float("inf")}
+    for _ in range(5):
+        for threads in least:
+            _C.set_num_threads(threads)
+            took = least_seconds(lambda: paged_attention(*args, scale), 0.1, time.perf_counter)
+            least[threads] = min(least[threads], took)
+    _C.set_num_threads(1)
+    return described(shape, dtype) | {
+        "us_1_thread": round(least[1] * 1e6, 1),
+        "us_2_threads": round(least[2] * 1e6, 1),
+        "gb_s_2_threads": round(shape.kv_bytes(dtype) / least[2] / 1e9, 1),
+    }
 
 
 def main() -> None:
@@ -155,13 +182,15 @@ def main() -> None:
     print(f"{_C.cpu_isa()}, {limits}")
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
-        for shape in SHAPES:
-            rows.append(measure(shape, dtype, limits))
-            print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+        for shape in SHAPES + LONG_ROWS:
+            is_long = shape in LONG_ROWS
+            row = measure_threads(shape, dtype) if is_long else measure(shape, dtype, limits)
+            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+            rows.append(row)
     result = {
         "bench": "cpu_attention",
         "command": shlex.join(["python", *sys.argv]),
-        "machine": {"cpu": cpu_name(), "isa": _C.cpu_isa(), "threads": 1, "limits": limits},
+        "machine": {"cpu": cpu_name(), "isa": _C.cpu_isa(), "limits": limits},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "page_size": PAGE_SIZE,
         "rows": rows,
