@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
-FLOATS = (torch.float32, torch.bfloat16)
 
 
 def check(
@@ -32,16 +31,6 @@ def check(
         raise ValueError(f"{name} is {tensor.dtype}, expected {dtype}")
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-
-
-def check_float(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    """As check, for a tensor that may have any dtype of the kernels.
-
-    Raises:
-        ValueError: device, dtype or shape differ.
-    """
-    dtype = tensor.dtype if tensor.dtype in FLOATS else torch.float32
-    check(name, tensor, dtype, shape)
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:
@@ -81,12 +70,3 @@ def check_strides(name: str, tensor: Tensor, last: tuple[int, ...]) -> None:
     for size, stride, expected in zip(sizes, strides, last, strict=True):
         if size > 1 and stride != expected:
             raise ValueError(f"{name} has last strides {strides}, expected {last}")
-
-
-def check_rows(name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
-    """A contiguous matrix of any dtype of the kernels.
-
-    Raises:
-        ValueError: device, dtype, shape or stride differ.
-    """
-    check_whole(name, tensor, tensor.dtype if tensor.dtype in FLOATS else torch.float32, shape)

@@ -24,7 +24,6 @@ from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.weights import load_weights, map_weights
-from pdrt.runner.batch import slots
 
 
 class PagedModel:
@@ -105,8 +104,8 @@ class Request:
         self.num_tokens += len(tokens)
         while len(self.pages) * self._model.page_size < self.num_tokens:
             self.pages.append(self._model.take_page())
-        pages = np.array(self.pages, np.int32)
-        places = slots(pages, positions, self._model.page_size)
+        pages = np.array(self.pages, np.int32)[positions // self._model.page_size]
+        places = pages * np.int32(self._model.page_size) + positions % self._model.page_size
         ids = torch.tensor(tokens, dtype=torch.int32)
         return Row(ids, torch.from_numpy(positions), torch.from_numpy(places))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -26,25 +25,35 @@ def make_batch(
         drawing: of the step before, which of its draws each row has; for rows that are ahead.
     """
     rows = plan.rows
+    starts = np.array([row.start for row in rows], np.int32)
+    seq_lens = np.array([row.end for row in rows], np.int32)
     page_table = ledger.page_table([row.slot for row in rows])
-    positions = [np.arange(row.start, row.end, dtype=np.int32) for row in rows]
-    places = [
-        slots(pages, at, ledger.page_size) for pages, at in zip(page_table, positions, strict=True)
-    ]
-    ends = list(accumulate(row.num_tokens for row in rows))
+    owners, positions = _runs(starts, seq_lens)
+    pages = page_table[owners, positions // ledger.page_size]
+    ends = np.cumsum(seq_lens - starts, dtype=np.int32)
     return Batch(
-        input_ids=_join([_input_ids(row, ledger, drawing) for row in rows]),
-        positions=_join(positions),
-        slot_mapping=_join(places),
+        input_ids=torch.from_numpy(
+            np.concatenate([_input_ids(row, ledger, drawing) for row in rows])
+        ),
+        positions=torch.from_numpy(positions),
+        slot_mapping=torch.from_numpy(
+            pages * np.int32(ledger.page_size) + positions % ledger.page_size
+        ),
         page_table=torch.from_numpy(page_table),
-        cu_seqlens_q=torch.tensor([0, *ends], dtype=torch.int32),
-        seq_lens=torch.tensor([row.end for row in rows], dtype=torch.int32),
+        cu_seqlens_q=torch.from_numpy(np.concatenate([np.zeros(1, np.int32), ends])),
+        seq_lens=torch.from_numpy(seq_lens),
         wanted=torch.from_numpy(
-            np.concatenate(
-                [np.arange(end - n, end) for end, n in zip(ends, num_wanted, strict=True)]
-            )
+            _runs(ends - np.array(num_wanted, np.int32), ends)[1].astype(np.int64)
         ),
     )
+
+
+def _runs(starts: Ints, ends: Ints) -> tuple[NDArray[np.intp], Ints]:
+    """The numbers from each start to each end, one run after the other, and whose each is."""
+    counts = ends - starts
+    owners = np.repeat(np.arange(len(counts)), counts)
+    shifts = ends - np.cumsum(counts, dtype=np.int32)  # from a place in the result to its number
+    return owners, np.arange(len(owners), dtype=np.int32) + shifts[owners]
 
 
 def _input_ids(row: Row, ledger: Ledger, drawing: Mapping[Key, int]) -> Ints:
@@ -52,12 +61,3 @@ def _input_ids(row: Row, ledger: Ledger, drawing: Mapping[Key, int]) -> Ints:
     if row.is_ahead:
         return np.array([~drawing[row.key]], np.int32)
     return ledger.tokens(row.slot, row.start, row.end)
-
-
-def slots(pages: Ints, positions: Ints, page_size: int) -> Ints:
-    """Where the KV of each position goes: page_id * page_size + offset, [n] int32."""
-    return pages[positions // page_size] * np.int32(page_size) + positions % page_size
-
-
-def _join(parts: list[Ints]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(parts))
