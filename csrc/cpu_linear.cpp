@@ -43,12 +43,13 @@ struct Cut {
   }
 };
 
-// Aligned to cache lines.
-float* thread_scratch(int64_t size) {
+// For the block's rows in float32, aligned to cache lines.
+float* thread_scratch(const Linear& linear, const LinearBlock& block) {
   struct alignas(64) Line {
     float floats[16];
   };
   thread_local std::vector<Line> scratch;
+  const int64_t size = (block.end_row - block.first_row) * linear.shape.num_inputs;
   const auto lines = static_cast<size_t>(size / 16 + 1);
   if (scratch.size() < lines) scratch.resize(lines);
   return scratch.data()->floats;
@@ -60,6 +61,7 @@ void cpu_linear(const Linear& linear) {
   const PackedShape& shape = linear.shape;
   const int64_t num_panels = shape.num_panels();
   const LinearKernel run = kernel();
+  const bool widens = shape.is_bfloat16 && cpu_isa() < Isa::kAvx512Bf16;
   const Cut cut(linear);
   const int64_t across = (num_panels + cut.block_panels - 1) / cut.block_panels;
   const int64_t down = (linear.num_rows + cut.block_rows - 1) / cut.block_rows;
@@ -67,7 +69,7 @@ void cpu_linear(const Linear& linear) {
     const int64_t row = i / across * cut.block_rows, panel = i % across * cut.block_panels;
     const LinearBlock block = {row, std::min(linear.num_rows, row + cut.block_rows), panel,
                                std::min(num_panels, panel + cut.block_panels)};
-    run(linear, block, thread_scratch((block.end_row - row) * shape.num_inputs));
+    run(linear, block, widens ? thread_scratch(linear, block) : nullptr);
   };
   if (std::max<int64_t>(4, linear.num_rows) * shape.num_bytes() / 4 >= kWorthSharing)
     return ThreadPool::instance().run(across * down, item);

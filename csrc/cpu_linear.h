@@ -70,7 +70,8 @@ struct LinearBlock {
   int64_t first_row, end_row, first_panel, end_panel;
 };
 
-// One block, for one instruction set; scratch: [rows of the block, num_inputs] floats.
+// One block, for one instruction set; scratch: [rows of the block, num_inputs] floats, where it has
+// no arithmetic on bfloat16.
 using LinearKernel = void (*)(const Linear&, const LinearBlock&, float* scratch);
 
 void linear_portable(const Linear& linear, const LinearBlock& block, float* scratch);
