@@ -45,10 +45,14 @@ def test_a_batch_s_steps_are_those_in_which_all_of_it_decode(engine: Engine) -> 
     args = latency.parse(["--output-len", "12", "--input-len", "20", "--repeats", "1"])
     row = latency.one_batch(engine, args, 3)
     assert 1 <= row["step_ms"]["count"] <= 11  # type: ignore[index]
-    limited = latency.with_limit(row, weight_bytes=10**6, read=1.0)
-    p50 = row["step_ms"]["p50"]  # type: ignore[index]
-    assert limited["weight_read_ms"] == 1.0
-    assert limited["share_of_weight_read"] == pytest.approx(1.0 / p50)
+
+
+def test_the_share_of_the_weight_read_limit_is_that_of_the_median_step() -> None:
+    timed: dict[str, object] = {"step_ms": {"p50": 4.0}}
+    limited = latency.with_limit(timed, weight_bytes=10**6, read=1.0)
+    assert limited == timed | {"weight_read_ms": 1.0, "share_of_weight_read": 0.25}
+    for untimed in ({"step_ms": None}, {"step_ms": {"p50": 0.0}}):
+        assert latency.with_limit(untimed, weight_bytes=10**6, read=1.0) == untimed
 
 
 def test_steps_outside_the_time_in_which_all_decode_do_not_count() -> None:

@@ -108,9 +108,13 @@ def one_batch(engine: Engine, args: argparse.Namespace, batch: int) -> dict[str,
 
 
 def with_limit(row: dict[str, object], weight_bytes: int, read: float) -> dict[str, object]:
-    """The row with the share of the weight-read limit that its median step reaches."""
+    """The row with the share of the weight-read limit that its median step reaches.
+
+    There is none where more than half of the tokens came together with others, as they do when a
+    model is so small that this process cannot keep up: that median is a time between tokens read.
+    """
     step = row["step_ms"]
-    if not isinstance(step, dict):
+    if not isinstance(step, dict) or not step["p50"]:
         return row
     least_ms = weight_bytes / read / 1e6
     return row | {"weight_read_ms": least_ms, "share_of_weight_read": least_ms / step["p50"]}
