@@ -72,7 +72,7 @@ void cpu_linear(const Linear& linear) {
     run(linear, block, widens ? thread_scratch(linear, block) : nullptr);
   };
   if (std::max<int64_t>(4, linear.num_rows) * shape.num_bytes() / 4 >= kWorthSharing)
-    return ThreadPool::instance().run(across * down, item);
+    return ThreadPool::instance().run_stretches(across * down, item);
   for (int64_t i = 0; i < across * down; ++i) item(i);
 }
 

@@ -28,19 +28,20 @@ struct Avx512Bf16 : Avx512 {};
 struct DotProduct {
   using X = bfloat16;
   static constexpr int kRows = 8;
+  static constexpr int kColumns = kPanel;
 
   static const bfloat16* rows(const Linear& linear, const LinearBlock& block, float*) {
     return static_cast<const bfloat16*>(linear.x) + block.first_row * linear.shape.num_inputs;
   }
 
-  template <int kCount>
-  static void run(const bfloat16* x, int64_t size, const void* panel, float* sums) {
+  template <int kCount, typename Fetch>
+  static void run(const bfloat16* x, int64_t size, const void* panel, Fetch& fetch, float* sums) {
     __m512 acc[kCount][2] = {};
     const char* weight = static_cast<const char*>(panel);
     for (int64_t k = 0; k + 1 < size; k += 2, weight += kPanel * 4)
-      add<kCount>(weight, acc, [&](int r) { return pair(x + r * size + k); });
+      add<kCount>(weight, fetch, acc, [&](int r) { return pair(x + r * size + k); });
     if (size % 2)
-      add<kCount>(weight, acc, [&](int r) { return int32_t{x[r * size + size - 1].bits}; });
+      add<kCount>(weight, fetch, acc, [&](int r) { return int32_t{x[r * size + size - 1].bits}; });
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r) {
       _mm512_store_ps(sums + r * kPanel, acc[r][0]);
@@ -55,11 +56,10 @@ struct DotProduct {
     return both;
   }
 
-  template <int kCount, typename Pair>
-  static inline __attribute__((always_inline)) void add(const char* weight,
+  template <int kCount, typename Fetch, typename Pair>
+  static inline __attribute__((always_inline)) void add(const char* weight, Fetch& fetch,
                                                         __m512 (&acc)[kCount][2], Pair pair) {
-    _mm_prefetch(weight + kAhead, _MM_HINT_T0);
-    _mm_prefetch(weight + kAhead + 64, _MM_HINT_T0);
+    fetch.step();
     const auto low = (__m512bh)_mm512_loadu_si512(weight);
     const auto high = (__m512bh)_mm512_loadu_si512(weight + 64);
 #pragma GCC unroll 8

@@ -3,9 +3,11 @@
 // Each sum is one chain of multiply-adds over the inputs in their order, in a register from the
 // first input to the last, whatever the tile; so a row's bits depend on no other row.
 //
-// With few rows the weights are read once from memory, which is all that takes time: the panel is
-// fetched ahead by software, since a hardware prefetcher stops at every 4 KB. With many rows the
-// panel stays in the cache while all rows of the block pass over it.
+// With few rows a product takes as long as its weights take to come from memory; they are fetched
+// ahead by software, since a hardware prefetcher stops at every 4 KB. A handful of rows wants them
+// a little ahead and in the first-level cache. More compute long enough on a panel to have all of
+// the next one brought to the second level meanwhile, evenly over all tiles, so that memory is
+// never idle while a second tile passes over a panel that is there. Measured: docs/cpu.md.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +19,24 @@
 
 namespace pdrt {
 
-constexpr int kAhead = 4096;  // bytes between what is multiplied and what is fetched
+constexpr int kHandful = 4;         // rows
+constexpr int kLittleAhead = 4096;  // bytes
+
+// Memory that is brought to a cache while a product computes: two lines at each of its steps, and
+// on by `stride` bytes. Lines that were fetched before cost next to nothing.
+template <int kLocality>
+struct Prefetch {
+  const char* at;
+  int64_t stride;
+
+  void step() {
+    __builtin_prefetch(at, 0, kLocality);
+    __builtin_prefetch(at + 64, 0, kLocality);
+    at += stride;
+  }
+};
+using PrefetchNear = Prefetch<3>;  // to the first level
+using PrefetchFar = Prefetch<2>;   // to the second
 
 // Products over widened bfloat16 or float32, for any vector type.
 template <typename V, typename T>
@@ -39,21 +58,21 @@ struct WideProduct {
   }
 
   // sums[r][c] = x[r] . output c of the panel
-  template <int kCount>
-  static void run(const float* x, int64_t size, const void* panel, float* sums) {
+  template <int kCount, typename Fetch>
+  static void run(const float* x, int64_t size, const void* panel, Fetch& fetch, float* sums) {
     for (int c = 0; c < kPanel; c += kColumns)
-      columns<kCount>(x, size, static_cast<const char*>(panel) + c * 4, sums + c);
+      columns<kCount>(x, size, static_cast<const char*>(panel) + c * 4, fetch, sums + c);
   }
 
  private:
   using F = typename V::Floats;
 
-  template <int kCount>
-  static void columns(const float* x, int64_t size, const char* panel, float* sums) {
+  template <int kCount, typename Fetch>
+  static void columns(const float* x, int64_t size, const char* panel, Fetch& fetch, float* sums) {
     F acc[kCount][kVectors] = {};
     if constexpr (std::is_same_v<T, float>) {
       for (int64_t k = 0; k < size; ++k, panel += kPanel * 4) {
-        for (int at = 0; at < kColumns * 4; at += 64) __builtin_prefetch(panel + kAhead + at);
+        fetch.step();
         F weight[kVectors];
         for (int v = 0; v < kVectors; ++v)
           weight[v] = V::load(reinterpret_cast<const float*>(panel) + v * V::kLanes);
@@ -61,7 +80,7 @@ struct WideProduct {
       }
     } else {
       for (int64_t k = 0; k < size; k += 2, panel += kPanel * 4) {
-        for (int at = 0; at < kColumns * 4; at += 64) __builtin_prefetch(panel + kAhead + at);
+        fetch.step();
         F even[kVectors], odd[kVectors];
         for (int v = 0; v < kVectors; ++v)
           V::load_pairs(reinterpret_cast<const bfloat16*>(panel) + v * 2 * V::kLanes, even[v],
@@ -106,45 +125,44 @@ class LinearTiles {
       down<Out>(linear, block, x, weight + panel * linear.shape.panel_bytes(), panel);
   }
 
-  // All rows of the block by one panel. Tiles are as equal as they can be: one of 8 rows and one of
-  // 1 take longer than two of 4 and 5, as the single row's sums wait for themselves.
   template <typename Out>
   static void down(const Linear& linear, const LinearBlock& block, const typename Product::X* x,
                    const char* panel, int64_t panel_index) {
+    const int64_t num_rows = block.end_row - block.first_row;
     const LinearFinish<V, T, Out> finish(linear, panel_index);
+    if (num_rows <= kHandful) {
+      PrefetchNear fetch = {panel + kLittleAhead, kPanel * 4};
+      return tiles<kHandful>(linear, block, x, panel, fetch, finish);
+    }
+    const int64_t num_passes = (num_rows + kRows - 1) / kRows * (kPanel / Product::kColumns);
+    PrefetchFar fetch = {panel + linear.shape.panel_bytes(),
+                         (kPanel * 4 + num_passes - 1) / num_passes};
+    tiles<kRows>(linear, block, x, panel, fetch, finish);
+  }
+
+  // All rows of the block by one panel. Tiles are as equal as they can be: one of 8 rows and one of
+  // 1 take longer than two of 4 and 5, as the single row's sums wait for themselves.
+  template <int kMost, typename Fetch, typename Finish>
+  static void tiles(const Linear& linear, const LinearBlock& block, const typename Product::X* x,
+                    const char* panel, Fetch& fetch, const Finish& finish) {
     const int64_t size = linear.shape.num_inputs;
     alignas(64) float sums[kRows * kPanel];
     int64_t left = block.end_row - block.first_row, tiles = (left + kRows - 1) / kRows;
     for (int64_t row = block.first_row; left > 0; --tiles) {
       const int count = static_cast<int>((left + tiles - 1) / tiles);
-      product(count, x + (row - block.first_row) * size, size, panel, sums);
+      product<kMost>(count, x + (row - block.first_row) * size, size, panel, fetch, sums);
       finish.run(sums, row, count);
       row += count, left -= count;
     }
   }
 
+  // `count` rows, from 1 to kMost: the one of these that has this many.
+  template <int kMost, typename Fetch>
   static void product(int count, const typename Product::X* x, int64_t size, const char* panel,
-                      float* sums) {
-    switch (count) {
-      case 1:
-        return Product::template run<1>(x, size, panel, sums);
-      case 2:
-        return Product::template run<2>(x, size, panel, sums);
-      case 3:
-        return Product::template run<3>(x, size, panel, sums);
-      case 4:
-        return Product::template run<4>(x, size, panel, sums);
-    }
-    if constexpr (kRows == 8) switch (count) {
-        case 5:
-          return Product::template run<5>(x, size, panel, sums);
-        case 6:
-          return Product::template run<6>(x, size, panel, sums);
-        case 7:
-          return Product::template run<7>(x, size, panel, sums);
-        case 8:
-          return Product::template run<8>(x, size, panel, sums);
-      }
+                      Fetch& fetch, float* sums) {
+    if constexpr (kMost > 1)
+      if (count < kMost) return product<kMost - 1>(count, x, size, panel, fetch, sums);
+    Product::template run<kMost>(x, size, panel, fetch, sums);
   }
 };
 

@@ -15,6 +15,23 @@ std::unique_ptr<ThreadPool>& current() {
   return pool;
 }
 
+// About 20 us, a few times what Python takes from one kernel to the next.
+constexpr int kSpins = 1000;
+
+void pause() {
+#ifdef __x86_64__
+  __builtin_ia32_pause();
+#endif
+}
+
+// Returns when the word is another than `value`. What was written before it changed is seen then.
+void wait_while(const std::atomic<uint32_t>& word, uint32_t value) {
+  for (int i = 0; i < kSpins; ++i, pause()) {
+    if (word.load(std::memory_order_acquire) != value) return;
+  }
+  word.wait(value, std::memory_order_acquire);
+}
+
 // The child's copy of the old pool has threads that do not exist: it is left alone, never joined.
 void renew_in_child() {
   current().release();
@@ -66,29 +83,48 @@ void ThreadPool::use(const std::vector<int>& threads) {
   for (const int number : threads) {
     if (number > 0) helpers_[static_cast<size_t>(number) - 1]->used = true;
   }
+  take_turns();
 }
 
-void ThreadPool::run(int64_t num_items, const std::function<void(int64_t)>& body) {
+void ThreadPool::take_turns() {
+  num_used_ = 0;
+  for (auto& helper : helpers_) {
+    if (helper->used) helper->turn = ++num_used_;
+  }
+}
+
+void ThreadPool::run(int64_t num_items, const Body& body) { share(num_items, false, body); }
+
+void ThreadPool::run_stretches(int64_t num_items, const Body& body) {
+  share(num_items, true, body);
+}
+
+void ThreadPool::share(int64_t num_items, bool in_stretches, const Body& body) {
   std::lock_guard caller(callers_);
-  uint32_t num_used = 0;
-  for (const auto& helper : helpers_) num_used += helper->used;
-  if (num_used == 0 || num_items <= 1) {
+  if (num_used_ == 0 || num_items <= 1) {
     for (int64_t i = 0; i < num_items; ++i) body(i);
     return;
   }
   body_ = &body;
-  num_items_ = num_items;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(num_used, std::memory_order_relaxed);
+  num_stretches_ = in_stretches ? num_used_ + 1 : 1;
+  for (int64_t s = 0; s < num_stretches_; ++s) {
+    stretches_[s].next.store(num_items * s / num_stretches_, std::memory_order_relaxed);
+    stretches_[s].end = num_items * (s + 1) / num_stretches_;
+  }
+  busy_.store(num_used_, std::memory_order_relaxed);
   for (auto& helper : helpers_) {
     if (helper->used) wake(*helper);
   }
-  work();
-  for (uint32_t busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) busy_.wait(busy);
+  work(0);
+  for (uint32_t busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) wait_while(busy_, busy);
 }
 
-void ThreadPool::work() {
-  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < num_items_;) (*body_)(i);
+void ThreadPool::work(uint32_t turn) {
+  for (uint32_t s = 0; s < num_stretches_; ++s) {
+    Stretch& stretch = stretches_[(turn + s) % num_stretches_];
+    for (int64_t i; (i = stretch.next.fetch_add(1, std::memory_order_relaxed)) < stretch.end;)
+      (*body_)(i);
+  }
 }
 
 void ThreadPool::wake(Helper& helper) {
@@ -98,9 +134,9 @@ void ThreadPool::wake(Helper& helper) {
 
 void ThreadPool::help(Helper& helper) {
   for (uint32_t seen = 0;; ++seen) {
-    helper.jobs.wait(seen, std::memory_order_acquire);
+    wait_while(helper.jobs, seen);
     if (stopping_) return;
-    work();
+    work(helper.turn);
     if (busy_.fetch_sub(1, std::memory_order_release) == 1) busy_.notify_one();
   }
 }
@@ -111,6 +147,8 @@ void ThreadPool::start(int num_threads) {
     auto& helper = *helpers_.emplace_back(std::make_unique<Helper>());
     helper.thread = std::thread(&ThreadPool::help, this, std::ref(helper));
   }
+  stretches_ = std::make_unique<Stretch[]>(static_cast<size_t>(num_threads));
+  take_turns();
 }
 
 void ThreadPool::stop() {
@@ -118,6 +156,7 @@ void ThreadPool::stop() {
   for (auto& helper : helpers_) wake(*helper);
   for (auto& helper : helpers_) helper->thread.join();
   helpers_.clear();
+  num_used_ = 0;
   stopping_ = false;
 }
 

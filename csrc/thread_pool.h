@@ -2,7 +2,8 @@
 //
 // Thread 0 is the caller's, the others are helpers. Each sleeps on a word of its own, so that a job
 // wakes those that it uses and no other: the rest may sit on cores that another process computes
-// on. Waits are futexes behind a short spin, and passive.
+// on. A thread that waits spins for as long as the caller needs between two jobs of a step, since
+// waking it would take longer, and then sleeps on a futex.
 #pragma once
 
 #include <atomic>
@@ -17,6 +18,8 @@ namespace pdrt {
 
 class ThreadPool {
  public:
+  using Body = std::function<void(int64_t)>;
+
   // The process's pool: one thread, the caller's, until set_num_threads. A forked child starts with
   // a new one, since threads do not survive fork.
   static ThreadPool& instance();
@@ -38,29 +41,43 @@ class ThreadPool {
 
   // Calls body(i) once for each i in [0, num_items), early ones first, and returns when all are
   // done. The body must not throw. Jobs of several callers run one after the other.
-  void run(int64_t num_items, const std::function<void(int64_t)>& body);
+  void run(int64_t num_items, const Body& body);
+
+  // The same for items that follow each other in memory: each thread begins with a stretch of its
+  // own, and helps with the others' when that is done.
+  void run_stretches(int64_t num_items, const Body& body);
 
  private:
   struct Helper {
     std::atomic<uint32_t> jobs{0};  // how many it has been woken for
     bool used = true;
+    uint32_t turn = 0;  // among those that are used, from 1; the caller's is 0
     std::thread thread;
+  };
+
+  // Items from next to end are still to do.
+  struct alignas(64) Stretch {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
   };
 
   void start(int num_threads);
   void stop();
   void wake(Helper& helper);
   void help(Helper& helper);
-  void work();
+  void take_turns();
+  void share(int64_t num_items, bool in_stretches, const Body& body);
+  void work(uint32_t turn);
 
   std::mutex callers_;  // held while a job runs or the threads change
   std::vector<std::unique_ptr<Helper>> helpers_;
+  uint32_t num_used_ = 0;  // of the helpers
 
   // Of the job; written before helpers are woken.
-  const std::function<void(int64_t)>* body_ = nullptr;
-  int64_t num_items_ = 0;
+  const Body* body_ = nullptr;
+  std::unique_ptr<Stretch[]> stretches_;  // one for each thread
+  uint32_t num_stretches_ = 0;
   bool stopping_ = false;
-  std::atomic<int64_t> next_{0};
   std::atomic<uint32_t> busy_{0};  // helpers that have not come to its end
 };
 
