@@ -15,14 +15,17 @@ inside it, so that the shares of a step add up to one:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from pdrt import _C
+from pdrt import _C, machine
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.report import emit, provenance
@@ -55,6 +58,7 @@ class Profiled:
         layout = weight_layout(plan.spec, dtype, CPU)
         memory = _C.Memory.create("profile", layout.num_bytes)
         load_weights(plan.folder, dtype, memory)
+        memory.use_huge_pages()
         self._weights = map_weights(memory, layout)
 
     def worker(self, sizes: Sizes) -> InProcessWorker:
@@ -160,12 +164,33 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@contextmanager
+def bound_threads(count: int) -> Iterator[None]:
+    """As in a worker: kernels compute on so many threads, each bound to a core, torch on one."""
+    torch.set_num_threads(1)
+    cores = machine.cores()
+    if count > len(cores):
+        _C.set_num_threads(count)
+        yield
+        return
+    _C.set_cores(cores[:count])
+    try:
+        yield
+    finally:
+        _C.set_num_threads(1)
+        os.sched_setaffinity(0, cores)
+
+
 def run(args: argparse.Namespace) -> list[dict[str, object]]:
     """Raises PdrtError: the model cannot be loaded here."""
     settings = engine_settings(args, device="cpu")
     plan = make_plan(settings)
-    _C.set_num_threads(settings.threads or sum(each.threads for each in plan.server.workers))
-    profiled = Profiled(plan)
+    threads = settings.threads or sum(each.threads for each in plan.server.workers)
+    with bound_threads(threads):
+        return _rows(Profiled(plan), args)
+
+
+def _rows(profiled: Profiled, args: argparse.Namespace) -> list[dict[str, object]]:
     rows = []
     total = len(args.prefill_tokens) + len(args.batch_sizes)
     with tqdm(total=total, desc="steps", delay=5, mininterval=0.5) as bar:
