@@ -10,6 +10,8 @@ inside it, so that the shares of a step add up to one:
     executor           the decoder's Python between kernels; the sampler
     kernel             each kernel by name
     rest               what lies between those
+
+Their timing is taken off as far as it is known (pdrt.bench.spans).
 """
 
 from __future__ import annotations
@@ -118,7 +120,12 @@ def decode(profiled: Profiled, batch: int, context: int, steps: int) -> dict[str
 
 
 def as_row(spans: Spans, step: str, seconds: float, steps: int) -> dict[str, object]:
-    """Microseconds a step by part, most first, and the calls of each."""
+    """Microseconds a step by part, most first, and the calls of each.
+
+    Args:
+        seconds: of all steps, with what timing their parts took.
+    """
+    seconds -= spans.total_overhead
     parts = {
         name: {
             "us": value * 1e6 / steps,
