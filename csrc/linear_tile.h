@@ -5,9 +5,10 @@
 //
 // With few rows a product takes as long as its weights take to come from memory; they are fetched
 // ahead by software, since a hardware prefetcher stops at every 4 KB. A handful of rows wants them
-// a little ahead and in the first-level cache. More compute long enough on a panel to have all of
-// the next one brought to the second level meanwhile, evenly over all tiles, so that memory is
-// never idle while a second tile passes over a panel that is there. Measured: docs/cpu.md.
+// a little ahead and in the first-level cache, but not in the second, which is left to what the
+// program needs between two products. More rows compute long enough on a panel to have all of the
+// next one brought to the second level meanwhile, evenly over all tiles, so that memory is never
+// idle while a second tile passes over a panel that is there. Measured: docs/cpu.md.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +36,7 @@ struct Prefetch {
     at += stride;
   }
 };
-using PrefetchNear = Prefetch<3>;  // to the first level
+using PrefetchNear = Prefetch<0>;  // to the first level, past the second
 using PrefetchFar = Prefetch<2>;   // to the second
 
 // Products over widened bfloat16 or float32, for any vector type.

@@ -76,7 +76,9 @@ class PagedModel:
             seq_lens=torch.tensor([r.num_tokens for r, _ in parts], dtype=torch.int32),
             wanted=torch.arange(int(ends[-1])),
         )
-        return self.decoder.logits(self.decoder.forward(batch, self.pool, self._layer_done))
+        return self.decoder.logits(
+            self.decoder.forward(batch, self.pool.unbind(1), self._layer_done)
+        )
 
     def _layer_done(self) -> None:
         self.num_layers_done += 1

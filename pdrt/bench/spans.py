@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-
 CALIBRATIONS, CALLS = 20, 500
 
 

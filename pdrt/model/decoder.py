@@ -12,7 +12,7 @@ hidden_size add to the residual as they end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,11 +129,13 @@ class Decoder:
         self._scale = spec.head_dim**-0.5
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, kv_pool: Tensor, on_layer: Callable[[], None]) -> Tensor:
+    def forward(
+        self, batch: Batch, kv_layers: Sequence[Tensor], on_layer: Callable[[], None]
+    ) -> Tensor:
         """Computes a step: writes the KV of its tokens, reads that of all before.
 
         Args:
-            kv_pool: [num_pages + 1, num_layers, 2, num_kv_heads, page_size, head_dim].
+            kv_layers: of each layer [num_pages + 1, 2, num_kv_heads, page_size, head_dim].
             on_layer: called after each layer; says that the step goes on.
 
         Returns:
@@ -144,7 +146,7 @@ class Decoder:
             x = self._norm(layer.attention_norm, residual)
             # Before attention adds to the residual, where both read it as it was.
             y = self._mlp_input(layer, x, residual) if self._spec.parallel else None
-            self._attention(index, x, batch, kv_pool[:, index], residual)
+            self._attention(index, x, batch, kv_layers[index], residual)
             self._mlp(layer, self._mlp_input(layer, x, residual) if y is None else y, residual)
             on_layer()
         return self._norm(self._final_norm, residual[batch.wanted])

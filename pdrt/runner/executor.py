@@ -82,7 +82,7 @@ class CpuExecutor:
 
     def __init__(self, decoder: Decoder, pool: Tensor, on_layer: Callable[[], None]) -> None:
         self._decoder = decoder
-        self._pool = pool
+        self._kv_layers = pool.unbind(1)
         self._on_layer = on_layer
         self.graph_bytes = 0
 
@@ -90,7 +90,7 @@ class CpuExecutor:
         """Nothing is compiled or captured here."""
 
     def forward(self, batch: Batch) -> Tensor:
-        return self._decoder.forward(batch, self._pool, self._on_layer)
+        return self._decoder.forward(batch, self._kv_layers, self._on_layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)

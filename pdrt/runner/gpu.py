@@ -50,7 +50,8 @@ class GpuExecutor:
     ) -> None:
         self._decoder = decoder
         self._kernels = kernels
-        self._pool = pool
+        self._device = pool.device
+        self._kv_layers = pool.unbind(1)
         self._on_step = on_step
         self._graphs: DecodeGraphs | None = None
         self._shape = shape
@@ -60,25 +61,25 @@ class GpuExecutor:
 
     def warm_up(self, role: Role) -> None:
         """Compiles all kernels of a role's steps, and captures the graphs of decode steps."""
-        if role != "prefill" and self._pool.is_cuda:
-            before = torch.cuda.mem_get_info(self._pool.device)[0]
+        if role != "prefill" and self._device.type == "cuda":
+            before = torch.cuda.mem_get_info(self._device)[0]
             self._graphs = DecodeGraphs(
                 self.decode_step,
                 self._shape.max_num_seqs,
                 self._shape.max_pages,
-                self._pool.device,
+                self._device,
             )
             self._graphs.capture()
-            self.graph_bytes = before - torch.cuda.mem_get_info(self._pool.device)[0]
+            self.graph_bytes = before - torch.cuda.mem_get_info(self._device)[0]
         rehearse(self, self._shape, role)
 
     def forward(self, batch: Batch) -> Tensor:
         if self._graphs is not None and self._graphs.fits(batch):
             hidden = self._graphs.run(batch)
         else:
-            placed = self._fed(to_device(batch, self._pool.device))
+            placed = self._fed(to_device(batch, self._device))
             self._kernels.prepare(batch, placed)
-            hidden = self._decoder.forward(placed, self._pool, _nothing)
+            hidden = self._decoder.forward(placed, self._kv_layers, _nothing)
         self._on_step()
         return hidden
 
@@ -92,12 +93,12 @@ class GpuExecutor:
         if contexts:
             result = sample_on_gpu(self.logits(hidden), contexts, eos_token_ids)
             self._drawn[: len(contexts)] = result.tokens
-        return DeviceDrawing(result, contexts, self._pool.device)
+        return DeviceDrawing(result, contexts, self._device)
 
     def decode_step(self, batch: Batch) -> Tensor:
         """What a graph captures: rows of one token, with every tensor on the device already."""
         self._kernels.prepare_decode(batch)
-        return self._decoder.forward(self._fed(batch), self._pool, _nothing)
+        return self._decoder.forward(self._fed(batch), self._kv_layers, _nothing)
 
     def _fed(self, batch: Batch) -> Batch:
         """With the token ids that the host does not know; `batch` is on the device."""
