@@ -42,7 +42,7 @@ class Request:
     leader: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestMetrics:
     """Seconds spent in each part of a request's life; None until it has passed.
 

@@ -167,11 +167,12 @@ class Router:
         """Emits what is new in the slot, moves it on where that is the router's part."""
         # Before the tokens: FINISHED means they are all there.
         word = self._ledger.word(record.slot)
+        phase = word.phase  # looked up once: each time makes a Python enum
         if not record.ended:
-            self._emit(record, word)
-        if word.phase is Phase.EMPTY:
+            self._emit(record, phase)
+        if phase is Phase.EMPTY:
             self._forget(record)
-        elif word.phase is Phase.FINISHED:
+        elif phase is Phase.FINISHED:
             self._ledger.end(record.slot, word.generation)
             self._forget(record)
         elif record.ended and not word.abort:
@@ -179,9 +180,9 @@ class Router:
         elif not record.ended:
             self._tell(record, word)
 
-    def _emit(self, record: Record, word: Word) -> None:
+    def _emit(self, record: Record, phase: Phase) -> None:
         info, start = self._ledger.info(record.slot), record.num_emitted
-        reason = info.finish_reason if word.phase is Phase.FINISHED else FinishReason.NONE
+        reason = info.finish_reason if phase is Phase.FINISHED else FinishReason.NONE
         if info.num_output_tokens == start and reason is FinishReason.NONE:
             return
         update = read_update(self._ledger, record.slot, record.request.params, start, reason)

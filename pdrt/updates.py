@@ -81,18 +81,21 @@ def _scores(ledger: Ledger, slot: int, start: int, end: int, num_top: int | None
     return Scores(start, logprobs, *ledger.top_logprobs(slot, start, end, num_top))
 
 
-def measure(times: Times, metrics: RequestMetrics) -> None:
-    """Times of the slot's first passing of each point; CLOCK_MONOTONIC, as the arrival."""
+def measured(times: Times, arrival_time: float) -> RequestMetrics:
+    """From the slot's first passing of each point; CLOCK_MONOTONIC, as the arrival."""
 
     def between(start: float, end: float) -> float | None:
         return max(0.0, end - start) if start and end else None
 
-    metrics.queue_time = between(metrics.arrival_time, times.admitted)
-    metrics.prefill_time = between(times.admitted, times.sealed or times.finished)
-    metrics.handoff_time = between(times.sealed, times.taken)
-    metrics.decode_time = between(times.taken, times.finished)
-    metrics.first_token_time = times.sealed or times.finished or None
-    metrics.finished_time = times.finished or None
+    return RequestMetrics(
+        arrival_time,
+        queue_time=between(arrival_time, times.admitted),
+        prefill_time=between(times.admitted, times.sealed or times.finished),
+        handoff_time=between(times.sealed, times.taken),
+        decode_time=between(times.taken, times.finished),
+        first_token_time=times.sealed or times.finished or None,
+        finished_time=times.finished or None,
+    )
 
 
 def token_logprobs(tokens: Sequence[int], scores: Scores) -> Iterator[TokenLogprobs]:

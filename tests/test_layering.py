@@ -51,6 +51,7 @@ TORCH_ALLOWED = (
     "pdrt.doctor.sharing",
     "pdrt.bench.gpu_bench",
     "pdrt.bench.gpu_timing",
+    "pdrt.bench.profile",
     "pdrt.kernels",
     "pdrt.kv.pool",
     "pdrt.model.batch",
