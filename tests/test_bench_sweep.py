@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pdrt.bench import sweep
-from pdrt.bench.frontiers import between, crossing, highest
+from pdrt.bench.frontiers import between, crossing, highest, under
+from pdrt.bench.metrics import Objectives
 from pdrt.bench.servers import ServerCommand, is_ready, running
 from pdrt.bench.sweep_state import Sweep
 from pdrt.errors import ConfigError, EngineDead
@@ -43,6 +44,14 @@ def test_the_next_rate_is_amid_the_last_good_and_the_first_bad() -> None:
     assert between([point(1, 1.0), point(2, 0.9), point(4, 0.2)], 0.9) == 3.0
     assert between([point(1, 1.0)], 0.9) is None
     assert between([point(1, 0.1)], 0.9) is None
+
+
+def test_other_limits_judge_the_same_requests() -> None:
+    times: list[object] = [{"ttft": 100.0, "tpot": tpot, "e2el": 900.0} for tpot in (10.0, 20.0)]
+    measured = [{**point(1, 1.0), "requests_ms": times}, {**point(2, 0.5), "requests_ms": [None]}]
+    strict = under(measured, Objectives({"ttft": 100.0, "tpot": 15.0}))
+    assert [each["slo_attainment"] for each in strict] == [0.5, 0.0]
+    assert [each["slo_attainment"] for each in under(measured, Objectives({}))] == [1.0, 0.0]
 
 
 # -- servers ---
@@ -136,8 +145,12 @@ def test_a_sweep_runs_its_servers_and_goes_on_where_it_was_stopped(
     assert ">= 20" in capsys.readouterr().out
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
-    assert sweep.main([*given, "--rates", "20"]) == 0  # nothing is left to do
-    assert json.loads(output.with_suffix(".json").read_text())["points"] == [measured]
+    # Nothing is left to do but to judge the same requests by other limits.
+    assert sweep.main([*given, "--rates", "20", "--tpot-targets", "0.001", "5000"]) == 0
+    again = json.loads(output.with_suffix(".json").read_text())
+    assert again["points"] == [measured]
+    assert again["frontier"] == {"tiny": ["below the lowest", ">= 20"]}
+    assert "TPOT, ms" in capsys.readouterr().out
     assert sweep.main([*given, "--rates", "20", "--output-len", "5"]) == 1
     assert "is of another sweep" in capsys.readouterr().err
 

@@ -2,7 +2,8 @@
 
 A point is one load of one server at one rate in one round. Of the rounds of a rate the mean counts;
 the highest rate is read between the last rate that attains enough and the first that does not, on
-the straight line through both.
+the straight line through both. Points keep the times of each request, so that other limits can
+judge them afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-Point = Mapping[str, Any]  # server, rate, round, slo_attainment, request_goodput, ...
+from pdrt.bench.metrics import Objectives
+
+Point = Mapping[str, Any]  # server, rate, round, slo_attainment, requests_ms, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,15 @@ def highest(points: Sequence[Point], wanted: float) -> Highest:
         for each in rounds
     ]
     return Highest(rate, is_bound, alone)
+
+
+def under(points: Iterable[Point], objectives: Objectives) -> list[Point]:
+    """The points as other limits judge them."""
+    judged: list[Point] = []
+    for point in points:
+        kept = [objectives.are_kept(times) for times in point["requests_ms"]]
+        judged.append({**point, "slo_attainment": fmean(kept)})
+    return judged
 
 
 def between(points: Sequence[Point], wanted: float) -> float | None:

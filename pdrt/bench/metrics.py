@@ -54,11 +54,21 @@ class Objectives:
         return cls(limits)
 
     def met_by(self, record: Record) -> bool:
-        """A request of one token has no TPOT to miss."""
-        if not record.completed:
+        return self.are_kept(times_ms(record))
+
+    def are_kept(self, times: Mapping[str, float] | None) -> bool:
+        """By a request with these times; None: it failed."""
+        if times is None:
             return False
-        seen = {"ttft": record.ttft, "tpot": record.tpot or 0.0, "e2el": record.e2el}
-        return all(seen[name] * 1e3 <= limit for name, limit in self.limits.items())
+        return all(times[name] <= limit for name, limit in self.limits.items())
+
+
+def times_ms(record: Record) -> dict[str, float] | None:
+    """By OBJECTIVES' names; None: it failed. A request of one token has no TPOT to miss."""
+    if not record.completed:
+        return None
+    seconds = {"ttft": record.ttft, "tpot": record.tpot or 0.0, "e2el": record.e2el}
+    return {name: round(value * 1e3, 3) for name, value in seconds.items()}
 
 
 def summarize(records: Sequence[Record], objectives: Objectives | None = None) -> Json:

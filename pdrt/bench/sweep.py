@@ -35,11 +35,12 @@ from pdrt.bench.load_flags import (
     make_target,
     make_writer,
 )
+from pdrt.bench.metrics import times_ms
 from pdrt.bench.prompts import Writer
 from pdrt.bench.results import DETAILS, as_result
 from pdrt.bench.serve import run_with_bar, warm_up
 from pdrt.bench.servers import ServerCommand, running
-from pdrt.bench.sweep_state import Sweep, as_line, picture, table
+from pdrt.bench.sweep_state import Sweep, as_line, frontier_table, picture, table
 from pdrt.errors import PdrtError
 
 LEAST_REQUESTS = 10  # of a point
@@ -82,8 +83,10 @@ def run_server(sweep: Sweep, server: ServerCommand, round_number: int, command: 
         for rate in chain([first], to_come):
             load = make_load(args, writer, rate, round_number)
             what = f"round {round_number + 1}, {server.name}, {rate:g}/s"
-            result = as_result(run_with_bar(target, load, what), sweep.objectives, command)
+            run = run_with_bar(target, load, what)
+            result = as_result(run, sweep.objectives, command)
             figures = {key: value for key, value in result.items() if key not in DETAILS}
+            figures["requests_ms"] = [times_ms(record) for record in run.records]
             point = {"server": server.name, "rate": rate, "round": round_number, **figures}
             sweep.points.append(point)
             sweep.save(command)
@@ -118,6 +121,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--server", action="append", required=True, metavar="NAME=COMMAND")
     parser.add_argument("--goodput", nargs="+", required=True, metavar="NAME:MS")
+    parser.add_argument(
+        "--tpot-targets",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="MS",
+        help="also the highest rate under each of these in the place of tpot's limit",
+    )
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--refine", type=int, default=2, help="rates between, in each round")
@@ -153,11 +164,12 @@ def main(argv: Sequence[str]) -> int:
         print(f"pdrt: {error}", file=sys.stderr)
         return 1
     sweep.save(command)
-    print("\n" + table(sweep).as_text() + "\n")
+    tables = [table(sweep), *([frontier_table(sweep)] if args.tpot_targets else [])]
+    print("\n" + "\n\n".join(each.as_text() for each in tables) + "\n")
     said = [f"{name} did not run: {error}" for name, error in failed.items()]
     if sweep.points:
         lines = map(as_line, sweep.points)
-        parts: list[pages.Part] = [table(sweep), picture(sweep), *said, *lines, command]
+        parts: list[pages.Part] = [*tables, picture(sweep), *said, *lines, command]
         for path in pages.write_page(args.output, "Rate against goodput", parts):
             print(path)
     return 1 if failed else 0

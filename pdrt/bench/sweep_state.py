@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pdrt.bench import pages
-from pdrt.bench.frontiers import Highest, Point, by_rate, highest
+from pdrt.bench.frontiers import Highest, Point, by_rate, highest, under
 from pdrt.bench.metrics import Objectives
 from pdrt.bench.report import provenance
 from pdrt.bench.servers import ServerCommand
 from pdrt.bench.tables import Table
 from pdrt.errors import ConfigError
 
-NOT_OF_THE_LOAD = ("output", "server", "rounds", "rates", "refine", "base_url")
+NOT_OF_THE_LOAD = ("output", "server", "rounds", "rates", "refine", "base_url", "tpot_targets")
 
 
 @dataclass
@@ -73,6 +73,9 @@ class Sweep:
             "spec": self.spec(),
             "attainment": self.args.attainment,
             "highest": {each.name: str(self.highest(each)) for each in self.servers},
+            "frontier": {
+                each.name: [str(found) for found in self.frontier(each)] for each in self.servers
+            },
             "points": self.points,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +85,12 @@ class Sweep:
 
     def highest(self, server: ServerCommand) -> Highest:
         return highest(self.of(server), self.args.attainment)
+
+    def frontier(self, server: ServerCommand) -> list[Highest]:
+        """For each of the TPOT targets."""
+        limits = [{**self.objectives.limits, "tpot": target} for target in self.args.tpot_targets]
+        judged = [under(self.of(server), Objectives(each)) for each in limits]
+        return [highest(points, self.args.attainment) for points in judged]
 
 
 def as_line(point: Point) -> str:
@@ -111,10 +120,26 @@ def table(sweep: Sweep) -> Table:
     return Table(heads, rows)
 
 
+def frontier_table(sweep: Sweep) -> Table:
+    """One row a TPOT target: the highest rate of each server."""
+    columns = [[str(found) for found in sweep.frontier(each)] for each in sweep.servers]
+    targets = [f"{target:g}" for target in sweep.args.tpot_targets]
+    heads = ("TPOT, ms", *(each.name for each in sweep.servers))
+    return Table(heads, list(zip(targets, *columns, strict=True)))
+
+
 def picture(sweep: Sweep) -> bytes:
-    """Attainment and goodput against the offered rate; dots are rounds, lines their means."""
-    drawn = pages.figure(12, 5)
-    attained, goodput = drawn.subplots(1, 2)
+    """Attainment and goodput against the offered rate, dots are rounds and lines their means; and
+    the highest rate against the TPOT target, where there are targets."""
+    targets = sweep.args.tpot_targets
+    drawn = pages.figure(18 if targets else 12, 5)
+    attained, goodput, *rest = drawn.subplots(1, 3 if targets else 2)
+    for axes in rest:
+        for server in sweep.servers:
+            rates = [found.rate or 0.0 for found in sweep.frontier(server)]
+            axes.plot(targets, rates, ".-", label=server.name)
+        axes.set_xlabel("TPOT target, ms")
+        axes.set_ylabel(f"highest requests/s at {sweep.args.attainment:.0%}")
     for axes, figure in ((attained, "slo_attainment"), (goodput, "request_goodput")):
         for number, server in enumerate(sweep.servers):
             points, colour = sweep.of(server), f"C{number}"
