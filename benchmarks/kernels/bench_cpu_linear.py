@@ -1,4 +1,4 @@
-"""Packed linears on one CPU thread, beside torch's: GFLOP/s, and GB/s of weights read.
+"""Packed linears on a CPU, beside torch's: GFLOP/s, and GB/s of weights read.
 
 The linears of sixteen layers of SmolLM2-135M (113 MB in bfloat16), one after the other, so that
 weights come from memory as they do in a step. Few rows are bound by that: GB/s is given as a share
@@ -8,12 +8,17 @@ arithmetic.
 Ours is compared with torch's linear over plain weights, and where torch has it with oneDNN's over
 weights that it packed for this many rows. All three compute without bias and activation; ours also
 with the gate and up projection's activation inside, which the others would need a further pass for.
+That is with one thread; with --threads 2 only ours computes, as the threads of torch would go on
+spinning on the same cores.
 
-Results are checked before anything is timed. Runs alternate between the three; times are CPU time
-of this thread, the least of all runs. The last line is the whole result as JSON; --save FILE keeps
-it.
+Results are checked before anything is timed. Runs alternate between the three; times are the least
+of all runs, with one thread its CPU time. The last line is the whole result as JSON; --save FILE
+keeps it, and --plot FILE draws it under the roofs of the same minute: what memory gave, and what
+the dot products gave on a weight that never leaves the caches (Williams, Waterman and Patterson
+2009, "Roofline").
 
-    python -m benchmarks.kernels.bench_cpu_linear --save benchmarks/results/cpu/linear.json
+    python -m benchmarks.kernels.bench_cpu_linear --threads 2 \\
+        --save benchmarks/results/cpu/linear.json --plot docs/cpu-roofline.svg
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +40,11 @@ from torch import Tensor
 
 from benchmarks.kernels.bench_cpu_attention import cpu_name
 from pdrt import _C
+from pdrt.bench.chart import Chart, Series
+from pdrt.bench.latency import read_gb_s
 from pdrt.kernels import reference
 from pdrt.kernels.cpu_linear import PackedLinear, linear, pack_rows
+from pdrt.machine import cores
 
 NUM_LAYERS = 16
 # outputs, inputs, gated: qkv, attention_out, gate_up, down
@@ -43,7 +53,11 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 130, 512, 1500)
 BUDGET = 1.0  # seconds for each number of rows and each way
 READ_BYTES = 256 << 20
 
+CACHED = (256, 512)  # a weight that stays in a second-level cache, 256 KB in bfloat16
+CACHED_ROWS = 512
+
 Pass = Callable[[], None]  # the linears of all layers, once
+Clock = Callable[[], float]
 
 
 def huge(num_bytes: int) -> Tensor:
@@ -125,27 +139,52 @@ def inputs(num_rows: int, dtype: torch.dtype) -> dict[int, Tensor]:
     return {size: torch.randn(num_rows, size).to(dtype) for _, size, _ in SHAPES}
 
 
-def least_seconds(passes: dict[str, Pass]) -> dict[str, float]:
-    """The least CPU time of each, in turns."""
+def least_seconds(passes: dict[str, Pass], clock: Clock) -> dict[str, float]:
+    """The least time of each, in turns."""
     least = dict.fromkeys(passes, float("inf"))
     spent = 0.0
     while spent < BUDGET * len(passes):
         for name, run in passes.items():
-            start = time.thread_time()
+            start = clock()
             run()
-            took = time.thread_time() - start
+            took = clock() - start
             least[name], spent = min(least[name], took), spent + took
     return least
 
 
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """How time is taken, and what memory gives: GB/s, or a pass that reads READ_BYTES."""
+
+    clock: Clock
+    read: Pass | float
+
+    @staticmethod
+    def of(num_threads: int) -> Yardstick:
+        """Before threads are bound: of all cores together where several compute."""
+        if num_threads > 1:
+            return Yardstick(time.perf_counter, read_gb_s())
+        block = huge(READ_BYTES).view(torch.float32)
+        return Yardstick(time.thread_time, lambda: drop(block.sum()))
+
+
+def drop(_: Tensor) -> None: ...
+
+
 def measure(
-    weights: list[tuple[Tensor, bool]], panels: list[PackedLinear], num_rows: int, read: Pass
+    weights: list[tuple[Tensor, bool]],
+    panels: list[PackedLinear],
+    num_rows: int,
+    yardstick: Yardstick,
 ) -> dict[str, object]:
-    passes = {"ours": our_pass(panels, num_rows), "torch": torch_pass(weights, num_rows)}
-    packed_by_onednn = onednn_pass(weights, num_rows)
-    if packed_by_onednn:
-        passes["onednn"] = packed_by_onednn
-    least = least_seconds(passes | {"read": read})
+    passes, read = {"ours": our_pass(panels, num_rows)}, yardstick.read
+    if callable(read):
+        passes |= {"read": read, "torch": torch_pass(weights, num_rows)}
+        packed_by_onednn = onednn_pass(weights, num_rows)
+        if packed_by_onednn:
+            passes["onednn"] = packed_by_onednn
+    least = least_seconds(passes, yardstick.clock)
+    read_speed = READ_BYTES / least["read"] / 1e9 if callable(read) else read
     num_bytes = sum(packed.memory.nbytes for packed in panels)
     gb_s = num_bytes / least["ours"] / 1e9
     flops = 2 * num_rows * sum(weight.numel() for weight, _ in weights)
@@ -155,7 +194,8 @@ def measure(
         "ms": round(least["ours"] * 1e3, 3),
         "gflops": round(flops / least["ours"] / 1e9, 1),
         "gb_s": round(gb_s, 1),
-        "of_read": round(gb_s / (READ_BYTES / least["read"] / 1e9), 2),
+        "read_gb_s": round(read_speed, 1),
+        "of_read": round(gb_s / read_speed, 2),
     } | {
         f"times_{name}": round(least[name] / least["ours"], 2)
         for name in ("torch", "onednn")
@@ -163,15 +203,46 @@ def measure(
     }
 
 
+def peak_gflops(dtype: torch.dtype, clock: Clock) -> float:
+    """Of the same kernel, where neither rows nor weight come from memory."""
+    weight = torch.randn(CACHED).to(dtype)
+    (panels,) = panels_of([(weight, False)])
+    x, out = torch.randn(CACHED_ROWS, CACHED[1]).to(dtype), torch.empty(CACHED_ROWS, CACHED[0])
+    least = least_seconds({"cached": lambda: drop(linear(x, panels, out=out))}, clock)["cached"]
+    return round(2 * CACHED_ROWS * weight.numel() / least / 1e9, 1)
+
+
+def roofline(result: dict[str, Any]) -> str:
+    """SVG: each dtype's GFLOP/s against operations for each byte of weights, under its roofs."""
+    series = []
+    for dtype, peak in result["peak_gflops"].items():
+        rows = [row for row in result["rows"] if row["dtype"] == dtype]
+        a_byte = 2 / getattr(torch, dtype).itemsize  # operations of one row
+        points = [(row["rows"] * a_byte, row["gflops"]) for row in rows]
+        texts = [f"{row['rows']} rows: {row['gflops']} GFLOP/s" for row in rows]
+        read = max(row["read_gb_s"] for row in rows)
+        ends = (points[0][0], peak / read, points[-1][0])
+        roof = [(x, min(x * read, peak)) for x in ends]
+        name = f"{dtype}, {read:.0f} GB/s, {peak:.0f} GFLOP/s"
+        series += [Series(dtype, points, texts), Series(name, roof, is_line=True)]
+    title = f"Linears of SmolLM2-135M, {result['machine']['threads']} threads"
+    labels = "operations for each byte of weights", "GFLOP/s"
+    return Chart(title, *labels, log_x=True, log_y=True, series=series).svg()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", type=Path, help="also write the result to this file")
+    parser.add_argument("--plot", type=Path, help="draw it to this SVG file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    block = huge(READ_BYTES).view(torch.float32)
-    rows = []
+    yardstick = Yardstick.of(options.threads)
+    _C.set_cores(cores()[: options.threads])
+    rows, peaks = [], {}
     for dtype in (torch.bfloat16, torch.float32):
+        peaks[str(dtype).removeprefix("torch.")] = peak_gflops(dtype, yardstick.clock)
         weights = [
             ((torch.randn(n, k) / k**0.5).to(dtype), gated)
             for _ in range(NUM_LAYERS)
@@ -180,19 +251,22 @@ def main() -> None:
         panels = panels_of(weights)
         check(panels, weights)
         for num_rows in ROWS:
-            rows.append(measure(weights, panels, num_rows, lambda: block.sum()))
+            rows.append(measure(weights, panels, num_rows, yardstick))
             print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     result = {
         "bench": "cpu_linear",
         "command": shlex.join(
             ["python", "-m", "benchmarks.kernels.bench_cpu_linear", *sys.argv[1:]]
         ),
-        "machine": {"cpu": cpu_name(), "isa": _C.cpu_isa(), "threads": 1},
+        "machine": {"cpu": cpu_name(), "isa": _C.cpu_isa(), "threads": options.threads},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "peak_gflops": peaks,
         "rows": rows,
     }
     if options.save:
         options.save.write_text(json.dumps(result, indent=1) + "\n")
+    if options.plot:
+        options.plot.write_text(roofline(result))
     print(json.dumps(result))
 
 
