@@ -47,6 +47,7 @@ def test_times_count_from_the_schedule_and_not_from_the_sending() -> None:
 
 def test_tokens_of_one_read_have_gaps_of_zero() -> None:
     assert LUMPY.gaps == [2.0, 0.0, 0.0]
+    assert LUMPY.token_times == [3.0, 5.0, 5.0, 5.0]
     assert LUMPY.tpot == pytest.approx(2 / 3)
 
 
@@ -151,6 +152,7 @@ def test_chunks_are_counted_where_nothing_better_is_told_and_usage_has_the_last_
 def test_token_ids_are_counted_before_chunks() -> None:
     found = events(completion("ab", token_ids=[5, 6]), completion("", token_ids=[7]))
     assert (found.chunk_tokens, found.counted) == ([2, 1], "token ids")
+    assert found.token_ids == [5, 6, 7]
 
 
 def test_a_chat_s_first_chunk_has_a_role_and_no_token() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.agreement import agreements, same_tokens
-from benchmarks.peers.contestants import DRIVERS, Answers, Contestant, Setting
+from benchmarks.peers.contestants import Contestant, Setting
 from benchmarks.peers.figures import Sample, Target, measured, ratios, summary
 from benchmarks.peers.load import CHECK, Answer, Passages, Wave, make_round
+from benchmarks.peers.processes import DRIVERS, Answers, clean_environment, drive, serve
 from benchmarks.peers.rounds import Findings, ordered, play
-from benchmarks.peers.server import Server, clean_environment
 from benchmarks.peers.table import aligned, figure_lines, ratio_lines
 from benchmarks.peers.weights import Weights
 from pdrt.errors import PdrtError
@@ -146,16 +146,23 @@ def load(job):
     return lambda prompts, n: ([p[:n] for p in prompts], [1e9 + i for i in range(n)])
 serve(load)
 """
+FAILING_DRIVER = """
+import json, sys
+json.load(sys.stdin)
+print("ready", flush=True)
+sys.exit("out of memory")
+"""
+
+
+def toy_driver(program: str) -> list[str]:
+    path = f"import sys; sys.path.insert(0, {str(DRIVERS)!r})"
+    return [sys.executable, "-c", f"{path}\n{program}"]
 
 
 def test_a_driver_says_nothing_but_its_answers(tmp_path: Path) -> None:
     job = {"waves": [{"prompts": [[1, 2, 3], [4, 5, 6]], "max_tokens": 2}]}
     said = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(DRIVERS)!r})\n{TOY_DRIVER}"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=True,
+        toy_driver(TOY_DRIVER), input=json.dumps(job), capture_output=True, text=True, check=True
     )
     banner, ready, answer = said.stdout.splitlines()
     assert banner == "a library's banner"  # printed before the driver took over
@@ -165,10 +172,26 @@ def test_a_driver_says_nothing_but_its_answers(tmp_path: Path) -> None:
     assert len(json.loads(answer)["times"]) == 2
 
 
+def test_a_driver_is_asked_wave_by_wave(tmp_path: Path) -> None:
+    program = TOY_DRIVER.replace('print("a library\'s banner")', "")
+    waves = [Wave("a", [[1, 2, 3], [4, 5, 6]], 2), Wave("b", [[7, 8]], 1)]
+    answers = list(drive(toy_driver(program), {}, tmp_path / "log", waves))
+    assert [answer.tokens for answer in answers] == [[[1, 2], [4, 5]], [[7]]]
+    assert "and its progress" in (tmp_path / "log").read_text()
+
+
+def test_a_driver_that_ends_early_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    answers = drive(toy_driver(FAILING_DRIVER), {}, tmp_path / "log", [Wave("a", [[1]], 1)])
+    with pytest.raises(PdrtError, match=r"the driver ended with 1: out of memory \(see .*/log\)"):
+        next(answers)
+
+
 def test_a_server_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
-    with pytest.raises(PdrtError, match="the server ended: no such model"):
-        Server(command, {}, tmp_path / "log")
+    program = "print('loading', flush=True); raise SystemExit('no such model')"
+    command = [sys.executable, "-c", program]
+    answers = serve(command, {}, tmp_path / "log", [Wave("a", [[1]], 1)])
+    with pytest.raises(PdrtError, match=r"before it served: no such model \(see .*/log\)"):
+        next(answers)
 
 
 def test_peers_do_not_inherit_how_our_threads_and_imports_are_set(

@@ -1,29 +1,22 @@
 """Who is measured, and how each is started: with the same weights and the same number of threads.
 
 A contestant lives for one round: started, given the round's waves, stopped. Nobody else runs then.
-Servers are asked over HTTP; libraries run in a driver, a process of the peer's own interpreter.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.client import ask
 from benchmarks.peers.environments import Environment
-from benchmarks.peers.load import LONGEST, Answer, Wave
-from benchmarks.peers.server import Server, clean_environment, last_words, stopped
+from benchmarks.peers.load import LONGEST, Wave
+from benchmarks.peers.processes import DRIVERS, Answers, drive, serve
 from benchmarks.peers.weights import Weights
-from pdrt.errors import PdrtError
 
 ROOT = Path(__file__).resolve().parents[2]
-DRIVERS = Path(__file__).parent / "drivers"
 MODEL_LENGTH = 2048  # tokens of a request that servers are told to expect
 assert LONGEST <= MODEL_LENGTH
 
@@ -47,7 +40,6 @@ class Setting:
         return str(self.environment.python) if self.environment else sys.executable
 
 
-Answers = Generator[Answer, None, None]
 Play = Callable[[Setting, Sequence[Wave]], Answers]
 
 
@@ -61,21 +53,13 @@ class Contestant:
     note: str
 
 
-def _serve(
-    command: list[str], variables: dict[str, str], log: Path, waves: Sequence[Wave]
-) -> Answers:
-    with Server(command, variables, log) as server:
-        for wave in waves:
-            yield ask(server.port, wave)
-
-
 def pdrt_mode(mode: str) -> Play:
     def play(setting: Setting, waves: Sequence[Wave]) -> Answers:
         command = [setting.python, "-m", "pdrt.serve", "--log-level", "warning"]
         command += ["--model", str(setting.weights.checkpoint)]
         command += ["--dtype", "bfloat16", "--max-model-len", str(MODEL_LENGTH)]
         command += ["--threads", str(setting.threads), "--disaggregation-mode", mode]
-        return _serve(command, {"PYTHONPATH": str(ROOT)}, setting.log, waves)
+        return serve(command, {"PYTHONPATH": str(ROOT)}, setting.log, waves)
 
     return play
 
@@ -96,7 +80,7 @@ def vllm(setting: Setting, waves: Sequence[Wave]) -> Answers:
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    return _serve(command, variables, setting.log, waves)
+    return serve(command, variables, setting.log, waves)
 
 
 def transformers(dtype: str) -> Play:
@@ -115,30 +99,8 @@ def llama_cpp(kind: str) -> Play:
 
 
 def _drive(driver: str, model: str, dtype: str, setting: Setting, waves: Sequence[Wave]) -> Answers:
-    """Runs the driver and yields what it says; see drivers/protocol.py."""
     job = {"model": model, "dtype": dtype, "threads": setting.threads}
-    job["waves"] = [{"prompts": w.prompts, "max_tokens": w.max_tokens} for w in waves]
-    with setting.log.open("w") as log:
-        process = subprocess.Popen(
-            [setting.python, str(DRIVERS / driver)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=clean_environment(),
-            text=True,
-            start_new_session=True,
-        )
-    with stopped(process):
-        assert process.stdin is not None and process.stdout is not None
-        with suppress(BrokenPipeError):  # it has ended; its last words say why
-            process.stdin.write(json.dumps(job))
-            process.stdin.close()
-        lines = iter(process.stdout)
-        next(lines, None)  # the model is loaded
-        for _, line in zip(waves, lines, strict=False):
-            yield Answer(**json.loads(line))
-        if process.wait():
-            raise PdrtError(f"{driver} ended with {process.returncode}: {last_words(setting.log)}")
+    return drive([setting.python, str(DRIVERS / driver)], job, setting.log, waves)
 
 
 def _cores(threads: int) -> list[int]:

@@ -159,13 +159,15 @@ def read_event(data: bytes, at: float, record: Record) -> None:
 
 def _read_choices(event: Event, record: Record) -> int:
     """Tokens that an OpenAI event brought."""
-    text, ids = "", 0
+    text = ""
+    ids: list[int] = []
     for choice in event.choices:
         delta = choice.delta or Delta()
         text += (choice.text or "") + (delta.content or "") + (delta.reasoning_content or "")
-        ids += len(choice.token_ids or ())
+        ids += choice.token_ids or ()
         record.finish_reason = choice.finish_reason or record.finish_reason
     record.text += text
+    record.token_ids += ids
     if event.usage is not None:
         told = _read_usage(event.usage, record)
         if told is not None and event.choices:
@@ -175,7 +177,7 @@ def _read_choices(event: Event, record: Record) -> int:
             return 0  # the last word, which is compared with what was counted
     if ids:
         record.counted = "token ids"
-        return ids
+        return len(ids)
     if text and record.counted in ("none", "chunks"):
         record.counted = "chunks"
         return 1

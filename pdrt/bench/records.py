@@ -10,6 +10,7 @@ the waits that it is to find (Tene, "How NOT to Measure Latency", calls it coord
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 # usage: every chunk told the count so far. token ids: chunks had the tokens themselves.
@@ -27,6 +28,7 @@ class Record:
         prompt_tokens: as the server counted them, else as the load knows them, else 0.
         chunk_times: of each read that brought tokens, and in `chunk_tokens` how many it brought.
         usage_tokens: output tokens by the server's own last word; None where it said nothing.
+        token_ids: of the output, where the server tells them.
         error: what went wrong, in words; empty where nothing did.
     """
 
@@ -44,6 +46,7 @@ class Record:
     counted: Counted = "none"
     finish_reason: str | None = None
     text: str = ""
+    token_ids: list[int] = field(default_factory=list)
     error: str = ""
 
     @property
@@ -81,14 +84,15 @@ class Record:
         return (self.e2el - self.ttft) / after_first if after_first > 0 else None
 
     @property
+    def token_times(self) -> list[float]:
+        """Of each token; those that came together have one time."""
+        chunks = zip(self.chunk_times, self.chunk_tokens, strict=True)
+        return [at for at, count in chunks for _ in range(count)]
+
+    @property
     def gaps(self) -> list[float]:
         """Between consecutive tokens; those that came together have 0 between them."""
-        gaps: list[float] = []
-        for number, count in enumerate(self.chunk_tokens):
-            if number:
-                gaps.append(self.chunk_times[number] - self.chunk_times[number - 1])
-            gaps.extend([0.0] * (count - 1))
-        return gaps
+        return [after - before for before, after in pairwise(self.token_times)]
 
     def as_json(self) -> dict[str, object]:
         """Seconds: `scheduled`, `sent`, `ended` from the run's start, chunks from `scheduled`."""

@@ -1,7 +1,8 @@
 """Starts a server from its command line, waits until it serves, and ends it with all its children.
 
 The command may hold {port}, which becomes a free port, and {python}, this interpreter. It is ready
-when GET /health answers 200, or where there is no such route, GET /v1/models.
+when GET /health answers 200, or where there is no such route, GET /v1/models. What it prints goes
+to a file that the caller names, or to one that is shown when the server fails and then is gone.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
@@ -29,15 +31,23 @@ START_TIMEOUT = 600.0  # seconds: a foreign server may compile first
 STOP_TIMEOUT = 30.0
 ASK_EVERY = 0.2
 LOG_TAIL = 2000  # characters of a log that an error shows
+SILENT = "it wrote nothing"
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """One way to serve, by a name that tables use."""
+    """One way to serve, by a name that tables use.
+
+    Attributes:
+        environment: of the process; None for this process's own.
+        log: takes what it prints; None for a file that is gone when it has ended.
+    """
 
     name: str
     command: str
+    environment: Mapping[str, str] | None = None
+    log: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> ServerCommand:
@@ -72,15 +82,25 @@ def running(server: ServerCommand, timeout: float = START_TIMEOUT) -> Iterator[s
         EngineDead: it ended, or did not serve in time; with the end of what it wrote.
     """
     port = free_port()
-    with tempfile.TemporaryFile("w+") as log:
+    url = f"http://{HOST}:{port}"
+    with _open_log(server) as log:
         process = subprocess.Popen(
-            server.line(port), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            server.line(port),
+            env=server.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        try:
-            _wait_until_ready(server, process, f"http://{HOST}:{port}", timeout, log)
-            yield f"http://{HOST}:{port}"
-        finally:
-            _stop(process)
+        with ended(process):
+            _wait_until_ready(server, process, url, timeout, log)
+            yield url
+
+
+def _open_log(server: ServerCommand) -> IO[str]:
+    if server.log:
+        return server.log.open("w+", errors="replace")
+    return tempfile.TemporaryFile("w+", errors="replace")
 
 
 def _wait_until_ready(
@@ -92,14 +112,15 @@ def _wait_until_ready(
 ) -> None:
     deadline = time.monotonic() + timeout
     form = "{desc}: {elapsed}"
-    with tqdm(desc=f"{server.name} starts", bar_format=form, delay=5, mininterval=1) as bar:
+    what = f"{server.name} starts"
+    with tqdm(desc=what, bar_format=form, delay=5, mininterval=1, leave=None) as bar:
         while not is_ready(url):
             if process.poll() is not None:
-                raise EngineDead(
-                    f"{server.name} ended with {process.returncode} before it served: {_tail(log)}"
-                )
+                how = f"ended with {process.returncode} before it served"
+                raise EngineDead(f"{server.name} {how}: {_words(server, log)}")
             if time.monotonic() > deadline:
-                raise EngineDead(f"{server.name} did not serve in {timeout:g} s: {_tail(log)}")
+                how = f"did not serve in {timeout:g} s"
+                raise EngineDead(f"{server.name} {how}: {_words(server, log)}")
             time.sleep(ASK_EVERY)
             bar.update()
 
@@ -121,21 +142,33 @@ def _status(url: str) -> int | None:
         return None
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """First asks, then kills, the whole group: a server's children must not outlive it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            pass
+@contextmanager
+def ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whatever happens inside, the process and its group are gone at the end.
+
+    Asks it first, so that it can take its children down, then kills what is left: a server's
+    children must not outlive it.
+    """
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _tail(log: IO[str]) -> str:
+def _words(server: ServerCommand, log: IO[str]) -> str:
+    """The end of what it printed; of a log that is kept, the last line."""
     log.seek(0)
-    return log.read()[-LOG_TAIL:].strip() or "it wrote nothing"
+    text = log.read()
+    return last_words(text, server.log) if server.log else text[-LOG_TAIL:].strip() or SILENT
+
+
+def last_words(text: str, log: Path) -> str:
+    """The last line that says something, and where the others are."""
+    lines = text.strip().splitlines() or [SILENT]
+    return f"{lines[-1]} (see {log})"
