@@ -1,15 +1,13 @@
-"""The frames that pass between processes. Nothing else crosses a process.
+"""The frames that pass between the processes of a server, and what they say of it.
 
     front end <-> keeper     Start, Stop, Sweep        Serving, WorkerUp, WorkerDown, Failed
     keeper    <-> worker     Work                      Ready, Failed, Faulted
-    keeper    <-> loader     Load, MakePool            Loaded, PoolMade, Failed
-    keeper    <-> profiler   Probe                     Peak, Failed
     front end <-> worker     Admit, Offer, Look        Report
 
 Frames only wake: what is true stands in the ledger, so each is checked against the slot's word and
 generation, and a frame that dies with its reader costs time, not the request. Token ids and page
-lists travel in the ledger. Encoded with msgpack, at most MAX_FRAME_BYTES each; descriptors ride
-beside a frame (SCM_RIGHTS).
+lists travel in the ledger. Those of the processes that fill a server's memory are in
+`loading_messages`, how all of them are encoded in `wire`.
 """
 
 from __future__ import annotations
@@ -18,12 +16,10 @@ from typing import Literal
 
 import msgspec
 
-MAX_FRAME_BYTES = 64 * 1024
-
 Role = Literal["prefill", "decode", "unified"]
 
 
-class _Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all frames: the type's name, then its fields."""
 
 
@@ -103,20 +99,20 @@ class DeviceMemoryUse(msgspec.Struct, frozen=True, array_like=True):
 
 
 # front end -> keeper
-class Start(_Frame, frozen=True):
+class Start(Frame, frozen=True):
     server: ServerSpec
 
 
-class Sweep(_Frame, frozen=True):
+class Sweep(Frame, frozen=True):
     """Slots of nobody were marked ABORT: release their pages now rather than at the next turn."""
 
 
-class Stop(_Frame, frozen=True):
+class Stop(Frame, frozen=True):
     """End all workers and leave. The keeper answers by closing its channel."""
 
 
 # keeper -> front end
-class Serving(_Frame, frozen=True):
+class Serving(Frame, frozen=True):
     """Memory is allocated and the weights are loaded; comes with the ledger's descriptor."""
 
     load_seconds: float
@@ -125,7 +121,7 @@ class Serving(_Frame, frozen=True):
     device_memory: DeviceMemoryUse | None = None  # of a GPU
 
 
-class WorkerUp(_Frame, frozen=True):
+class WorkerUp(Frame, frozen=True):
     """A worker is ready; comes with the front end's end of a channel to it."""
 
     index: int
@@ -133,7 +129,7 @@ class WorkerUp(_Frame, frozen=True):
     pid: int
 
 
-class WorkerDown(_Frame, frozen=True):
+class WorkerDown(Frame, frozen=True):
     """A worker is gone and what it held was released."""
 
     index: int
@@ -144,62 +140,8 @@ class WorkerDown(_Frame, frozen=True):
     faulted: tuple[int, ...] = ()  # of `held`, those that it was computing then
 
 
-# keeper -> loader
-class Load(_Frame, frozen=True):
-    """On the CPU it comes with the descriptors of weights and KV memory."""
-
-    server: ServerSpec
-
-
-class MakePool(_Frame, frozen=True):
-    """On a GPU: make the KV pool, and leave this much for the workers."""
-
-    worker_bytes: int
-
-
-# loader -> keeper
-class Loaded(_Frame, frozen=True):
-    """The weights are in memory; on a GPU as a descriptor, or by their handle.
-
-    memory_free: of the GPU, with the weights there.
-    """
-
-    memory_free: int = 0
-    handles: tuple[bytes, ...] = ()
-
-
-class PoolMade(_Frame, frozen=True):
-    """The KV pool is there: as a descriptor, or by its handle."""
-
-    num_pages: int
-    kv_bytes: int
-    memory_total: int
-    handles: tuple[bytes, ...] = ()
-
-
-# keeper -> profiler
-class Probe(_Frame, frozen=True):
-    """Run the largest steps of this worker. Comes with the weights' descriptor, or their handle.
-
-    memory_free: of the GPU, before the process had a context.
-    """
-
-    server: ServerSpec
-    worker: WorkerSpec
-    memory_free: int
-    handles: tuple[bytes, ...] = ()
-
-
-# profiler -> keeper
-class Peak(_Frame, frozen=True):
-    """What the process holds after them, in bytes, and how much of it for graphs."""
-
-    num_bytes: int
-    graph_bytes: int
-
-
 # keeper -> worker
-class Work(_Frame, frozen=True):
+class Work(Frame, frozen=True):
     """Comes with descriptors: ledger, channel to the front end, then weights and KV memory.
 
     The last two are absent where the memory is attached by `handles`.
@@ -212,11 +154,11 @@ class Work(_Frame, frozen=True):
 
 
 # worker -> keeper
-class Ready(_Frame, frozen=True):
+class Ready(Frame, frozen=True):
     pass
 
 
-class Faulted(_Frame, frozen=True):
+class Faulted(Frame, frozen=True):
     """The GPU has failed under the sender, which ends now.
 
     rows: (slot, generation) of all that was being computed.
@@ -226,7 +168,7 @@ class Faulted(_Frame, frozen=True):
     rows: tuple[tuple[int, int], ...]
 
 
-class Failed(_Frame, frozen=True):
+class Failed(Frame, frozen=True):
     """The sender cannot go on. `error` is the name of a class in pdrt.errors."""
 
     error: str
@@ -234,65 +176,27 @@ class Failed(_Frame, frozen=True):
 
 
 # front end -> worker
-class Admit(_Frame, frozen=True):
+class Admit(Frame, frozen=True):
     """A slot is QUEUED: prefill it."""
 
     slot: int
     generation: int
 
 
-class Offer(_Frame, frozen=True):
+class Offer(Frame, frozen=True):
     """A slot is SEALED: take it."""
 
     slot: int
     generation: int
 
 
-class Look(_Frame, frozen=True):
+class Look(Frame, frozen=True):
     """A slot that this worker holds was marked ABORT."""
 
 
 # worker -> front end
-class Report(_Frame, frozen=True):
+class Report(Frame, frozen=True):
     """These slots changed. `preempted`: others may have gone back to QUEUED as well."""
 
     slots: tuple[int, ...]
     preempted: bool = False
-
-
-Message = (
-    Start
-    | Sweep
-    | Stop
-    | Serving
-    | WorkerUp
-    | WorkerDown
-    | Load
-    | MakePool
-    | Loaded
-    | PoolMade
-    | Probe
-    | Peak
-    | Work
-    | Ready
-    | Faulted
-    | Failed
-    | Admit
-    | Offer
-    | Look
-    | Report
-)
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-
-
-def encode(message: Message) -> bytes:
-    frame = _encoder.encode(message)
-    assert len(frame) <= MAX_FRAME_BYTES, (type(message).__name__, len(frame))
-    return frame
-
-
-def decode(frame: bytes) -> Message:
-    """Raises msgspec.ValidationError or DecodeError on a frame that is none of ours."""
-    return _decoder.decode(frame)

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pdrt.errors import DeviceFault, EngineDead, PdrtError
-from pdrt.messages import Message, Role
+from pdrt.messages import Role
 from pdrt.request import Request
 from pdrt.sampling_params import slot_params
 from pdrt.updates import Sink
+from pdrt.wire import Message
 
 PRIORITY_BIAS = 1 << 15
 MAX_ARRIVALS = 1 << 47
 MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
+
+Send = Callable[[Message], bool]  # to one worker; False: it was not sent
 
 
 @dataclass(slots=True)
@@ -24,7 +27,7 @@ class Worker:
 
     instance: int
     role: Role
-    send: Callable[[Message], bool]
+    send: Send
     told: set[int] = field(default_factory=set)  # slots
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from pdrt._C import FinishReason, Ledger, Phase, Word
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
-from pdrt.messages import Admit, Look, Message, Offer, Report, Role
-from pdrt.records import Record, Worker, why_given_up
+from pdrt.messages import Admit, Look, Offer, Report, Role
+from pdrt.records import Record, Send, Worker, why_given_up
 from pdrt.request import Request
 from pdrt.updates import Sink, Update, read_update
 from pdrt.waiting import WaitingQueue
@@ -107,7 +107,7 @@ class Router:
 
     # -- workers ----------------------------------------------------------------------------------
 
-    def worker_up(self, instance: int, role: Role, send: Callable[[Message], bool]) -> None:
+    def worker_up(self, instance: int, role: Role, send: Send) -> None:
         self._workers[instance] = Worker(instance, role, send)
         self.tick()
 
@@ -197,7 +197,7 @@ class Router:
     def _tell(self, record: Record, word: Word) -> None:
         """Tells a worker of a slot of nobody, unless a live one knows of this generation."""
         if word.phase is Phase.QUEUED:
-            frame: Message = Admit(record.slot, word.generation)
+            frame: Admit | Offer = Admit(record.slot, word.generation)
             roles = ("prefill", "unified")
         elif word.phase is Phase.SEALED:
             frame = Offer(record.slot, word.generation)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pdrt._C import Holder, Ledger, Outcome
-from pdrt.messages import Message, Report, Role
+from pdrt.messages import Report, Role
 from pdrt.request import Request, TokenLogprobs
 from pdrt.router import Router
 from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.held import requests_held_by
 from pdrt.sched.prefill import PrefillScheduler
 from pdrt.updates import Update, token_logprobs
+from pdrt.wire import Message
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.prefill_worker import PrefillPhase
 from pdrt.worker.worker import Phase, Runner, Worker

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from pdrt._C import FinishReason, Holder, Ledger, Outcome
-from pdrt.messages import Message, Role
+from pdrt.messages import Role
+from pdrt.wire import Message
 from pdrt.worker.worker import Runner
 from tests.in_process import Incarnation, InProcessServer
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pdrt.messages import Admit, Failed, Look, Offer, Report, Stop, WorkerDown, decode, encode
+from pdrt.messages import Admit, Failed, Look, Offer, Report, Stop, WorkerDown
+from pdrt.wire import decode, encode
 from pdrt.worker.channel import MAX_QUEUED_FRAMES, Channel, pair
 
 

@@ -24,6 +24,8 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.sampling_params",
         "pdrt.request",
         "pdrt.messages",
+        "pdrt.loading_messages",
+        "pdrt.wire",
         "pdrt.metrics",
     ),
     (

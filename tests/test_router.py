@@ -9,12 +9,13 @@ import pytest
 
 from pdrt._C import FinishReason, Holder, Ledger, Phase
 from pdrt.errors import DeviceFault, EngineDead, InvalidRequest, Overloaded
-from pdrt.messages import Admit, Look, Message
+from pdrt.messages import Admit, Look
 from pdrt.records import MAX_FRUITLESS_DEATHS
 from pdrt.request import Request, sequences
 from pdrt.router import Router
 from pdrt.sampling_params import SamplingParams
 from pdrt.sched.held import requests_held_by
+from pdrt.wire import Message
 from tests.in_process import Client
 
 PREFILL = 1 << 8

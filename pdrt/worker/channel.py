@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pdrt.messages import MAX_FRAME_BYTES, Message, decode, encode
+from pdrt.wire import MAX_FRAME_BYTES, Message, decode, encode
 
 MAX_QUEUED_FRAMES = 4096
 MAX_FDS = 8

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pdrt.messages import Message, Offer, Report
+from pdrt.messages import Offer, Report
 from pdrt.sched.decode import DecodeScheduler
+from pdrt.wire import Message
 
 
 class DecodePhase:

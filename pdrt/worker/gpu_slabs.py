@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pdrt._C_cuda import DeviceMemory, device_report
 from pdrt.kv.shape import KVShape
-from pdrt.messages import Loaded, PoolMade, ServerSpec
+from pdrt.loading_messages import Loaded, PoolMade
+from pdrt.messages import ServerSpec
 from pdrt.model.checkpoint import read_spec
 from pdrt.worker.budget import pages_that_fit
 from pdrt.worker.slabs import device_number

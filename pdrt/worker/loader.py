@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pdrt._C import Memory
 from pdrt.kv.shape import SharedMemory
-from pdrt.messages import Load, Loaded, MakePool, ServerSpec
+from pdrt.loading_messages import Load, Loaded, MakePool
+from pdrt.messages import ServerSpec
 from pdrt.model.dummy import load_dummy
 from pdrt.model.weights import load_weights
 from pdrt.worker import process

@@ -20,21 +20,10 @@ from msgspec import structs
 
 from pdrt import machine
 from pdrt.errors import EngineDead
-from pdrt.messages import (
-    DeviceMemoryUse,
-    Failed,
-    Load,
-    Loaded,
-    MakePool,
-    Message,
-    Peak,
-    PoolMade,
-    Probe,
-    Role,
-    ServerSpec,
-    WorkerSpec,
-)
+from pdrt.loading_messages import Load, Loaded, MakePool, Peak, PoolMade, Probe
+from pdrt.messages import DeviceMemoryUse, Failed, Role, ServerSpec, WorkerSpec
 from pdrt.mps import PrivateMps
+from pdrt.wire import Message
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.process import Child

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pdrt.messages import Admit, Message, Report
+from pdrt.messages import Admit, Report
 from pdrt.sched.prefill import PrefillScheduler
+from pdrt.wire import Message
 
 
 class PrefillPhase:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdrt.messages import Peak, Probe
+from pdrt.loading_messages import Peak, Probe
 from pdrt.runner.executors import scratch_executor
 from pdrt.runner.rehearsal import rehearse
 from pdrt.runner.shape import ServerShape

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pdrt._C import FinishReason, Holder
-from pdrt.messages import Message, Report
+from pdrt.messages import Report
 from pdrt.sched.held import HeldSlots
 from pdrt.sched.plan import Plan, Result, Row, Sampled, Unread
+from pdrt.wire import Message
 
 
 class Launched(Protocol):
