@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pdrt.bench import parts
-from pdrt.bench.parts import Conditions, Outcome, Part, Runner, Stopped, last_object
+from pdrt.bench.conditions import Conditions
+from pdrt.bench.parts import Outcome, Part, Runner, Stopped, last_object
 
 IGNORES_SIGTERM = """
 import json, os, signal, subprocess, sys, time

@@ -26,7 +26,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pdrt.bench.parts import Conditions, Outcome, Part, Runner, Stopped
+from pdrt.bench.conditions import Conditions
+from pdrt.bench.parts import Outcome, Part, Runner, Stopped
 from pdrt.bench.report import commit
 from pdrt.bench.summary import Run, write_summary
 from pdrt.bench.targets import read_targets

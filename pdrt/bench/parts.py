@@ -1,8 +1,8 @@
 """Runs a list of programs one after the other, each in a process and with a limit of its own.
 
 A part that fails, hangs or prints nonsense is noted, its process group is killed, and the next one
-runs. A part's result is the last JSON object that it printed. What a part needs (a GPU, a built
-extension) is asked when its turn comes; where it is missing the part is skipped and says why.
+runs. A part's result is the last JSON object that it printed. What a part needs (see
+`conditions`) is asked when its turn comes; where it is missing the part is skipped and says why.
 
 Touches no tensors and imports nothing but the standard library: it must run where all else is
 missing.
@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -218,39 +217,3 @@ def _decoded(text: str) -> dict[str, Any] | list[Any] | None:
     except (json.JSONDecodeError, RecursionError):
         return None
     return found if isinstance(found, dict | list) else None
-
-
-@dataclass(slots=True)
-class Conditions:
-    """Answers whether a condition holds by running a line of Python, once, when first asked.
-
-    Attributes:
-        tests: by name, the code, which fails where the condition does not hold, and the sentence
-            that says so.
-    """
-
-    tests: Mapping[str, tuple[str, str]]
-    environment: Mapping[str, str] | None
-    directory: Path
-    answers: dict[str, str | None] = field(default_factory=dict)
-
-    def missing(self, name: str) -> str | None:
-        if name not in self.answers:
-            self.answers[name] = self._ask(*self.tests[name])
-        return self.answers[name]
-
-    def _ask(self, code: str, sentence: str) -> str | None:
-        command = [sys.executable, "-c", code]
-        try:
-            done = subprocess.run(
-                command,
-                env=self.environment,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"{sentence} (no answer within 60 s)"
-        return sentence if done.returncode else None
