@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "attention_view.h"
+#include "simd_lanes.h"
 #include "simd_math.h"
 
 namespace pdrt {
@@ -169,34 +170,17 @@ class AttentionFew {
       score[v] = V::select(seen, V::load(score_[i] + v * kLanes), hidden);
       max = V::max(max, score[v]);
     }
-    const float largest = over_lanes(max, [](float x, float y) { return x > y ? x : y; });
+    const float largest = over_lanes<V>(max, [](float x, float y) { return x > y ? x : y; });
     const F before = exp<V>(V::set(max_[i]) - V::set(largest));
     for (int v = 0; v < kVectors; ++v) {
       const F weight = D::rounded(exp<V>(score[v] - V::set(largest)));
       D::store_weights(weight_[i], v * kLanes, weight);
       sum = sum + weight;
     }
-    correction_[i] = first_lane(before);
+    correction_[i] = first_lane<V>(before);
     total_[i] =
-        total_[i] * correction_[i] + over_lanes(sum, [](float x, float y) { return x + y; });
+        total_[i] * correction_[i] + over_lanes<V>(sum, [](float x, float y) { return x + y; });
     max_[i] = largest;
-  }
-
-  // Halves with halves, down to one.
-  template <typename Combine>
-  static float over_lanes(F x, Combine combine) {
-    float lanes[kLanes];
-    V::store(lanes, x);
-#pragma GCC unroll 4
-    for (int half = kLanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-      for (int i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
-    return lanes[0];
-  }
-  static float first_lane(F x) {
-    float lanes[kLanes];
-    V::store(lanes, x);
-    return lanes[0];
   }
 
   // sum_ = sum_ * correction_ + weights . values
@@ -280,8 +264,8 @@ class AttentionFew {
     const F max = V::max(V::set(result_max_[i]), V::set(range_max));
     const F before = exp<V>(V::set(result_max_[i]) - max), now = exp<V>(V::set(range_max) - max);
     const auto folded = [&](F all, F range) { return V::fma(range, now, all * before); };
-    result_max_[i] = first_lane(max);
-    result_total_[i] = first_lane(folded(V::set(result_total_[i]), V::set(range_total)));
+    result_max_[i] = first_lane<V>(max);
+    result_total_[i] = first_lane<V>(folded(V::set(result_total_[i]), V::set(range_total)));
     float* result = result_ + i * padded_;
     for (int d = 0; d < padded_; d += kLanes)
       V::store(result + d, folded(V::load(result + d), V::load(sum + d)));
