@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pdrt.bench import compare
-from pdrt.bench.driver import Run
-from pdrt.bench.records import Record
+from pdrt.bench.load.driver import Run
+from pdrt.bench.load.records import Record
 from pdrt.bench.results import as_result
 from pdrt.bench.statistics import blocks, estimate, resample
 from pdrt.bench.statistics import compare as compare_samples

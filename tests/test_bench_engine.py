@@ -14,8 +14,8 @@ import pytest
 
 from pdrt.bench import demo, handoff, latency, offline, profile, scheduler
 from pdrt.bench.engine_flags import engine_settings
-from pdrt.bench.prompts import Vocabulary
-from pdrt.bench.records import Record
+from pdrt.bench.load.prompts import Vocabulary
+from pdrt.bench.load.records import Record
 from pdrt.bench.spans import Spans
 from pdrt.engine import Engine
 from pdrt.errors import ConfigError

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdrt.bench import datasets, load_flags, traces
-from pdrt.bench.arrivals import Arrivals, Process
-from pdrt.bench.prompts import Vocabulary, Writer
-from pdrt.bench.sessions import History, Session, Turn
+from pdrt.bench.load import datasets, traces
+from pdrt.bench.load import flags as load_flags
+from pdrt.bench.load.arrivals import Arrivals, Process
+from pdrt.bench.load.prompts import Vocabulary, Writer
+from pdrt.bench.load.sessions import History, Session, Turn
 from pdrt.errors import ConfigError, ModelError
 
 MANY = 20_000

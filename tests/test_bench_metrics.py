@@ -6,11 +6,17 @@ import json
 
 import pytest
 
-from pdrt.bench.api import Failure, read_event
-from pdrt.bench.client import EventReader
-from pdrt.bench.driver import Run
-from pdrt.bench.metrics import Objectives, busiest_second, check_tokens, most_at_once, summarize
-from pdrt.bench.records import Record
+from pdrt.bench.load.api import Failure, read_event
+from pdrt.bench.load.client import EventReader
+from pdrt.bench.load.driver import Run
+from pdrt.bench.load.metrics import (
+    Objectives,
+    busiest_second,
+    check_tokens,
+    most_at_once,
+    summarize,
+)
+from pdrt.bench.load.records import Record
 from pdrt.bench.results import as_result, as_table
 from pdrt.errors import ConfigError
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pdrt.bench import parts
-from pdrt.bench.conditions import Conditions
-from pdrt.bench.parts import Outcome, Part, Runner, Stopped, last_object
+from pdrt.bench.suite import parts
+from pdrt.bench.suite.conditions import Conditions
+from pdrt.bench.suite.parts import Outcome, Part, Runner, Stopped, last_object
 
 IGNORES_SIGTERM = """
 import json, os, signal, subprocess, sys, time

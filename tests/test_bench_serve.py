@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pdrt.bench import serve
-from pdrt.bench.api import Target
-from pdrt.bench.driver import Load, run_load
-from pdrt.bench.sessions import Session, Turn
+from pdrt.bench.load.api import Target
+from pdrt.bench.load.driver import Load, run_load
+from pdrt.bench.load.sessions import Session, Turn
 from tests.server_process import ServerProcess
 
 

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pdrt.bench.chart import Chart, Series, axis
-from pdrt.bench.parts import Outcome
-from pdrt.bench.roofline import plots
-from pdrt.bench.summary import Run, write_summary
-from pdrt.bench.targets import Bound, Target, Verdict, read_targets, verdicts
+from pdrt.bench.suite.chart import Chart, Series, axis
+from pdrt.bench.suite.parts import Outcome
+from pdrt.bench.suite.roofline import plots
+from pdrt.bench.suite.summary import Run, write_summary
+from pdrt.bench.suite.targets import Bound, Target, Verdict, read_targets, verdicts
 
 TARGETS = Path(__file__).parents[1] / "benchmarks/gpu/targets.json"
 COPY = Target("copy", "page copy", Bound("share_of_copy", 0.9), Bound("share_of_copy", 0.95))

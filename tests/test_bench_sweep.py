@@ -12,8 +12,8 @@ import pytest
 
 from pdrt.bench import sweep
 from pdrt.bench.frontiers import between, crossing, highest, under
-from pdrt.bench.metrics import Objectives
-from pdrt.bench.servers import ServerCommand, is_ready, running
+from pdrt.bench.load.metrics import Objectives
+from pdrt.bench.load.servers import ServerCommand, is_ready, running
 from pdrt.bench.sweep_state import Sweep
 from pdrt.errors import ConfigError, EngineDead
 from tests.processes import is_running

@@ -46,6 +46,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("pdrt.worker",),
     ("pdrt.updates", "pdrt.records", "pdrt.waiting", "pdrt.router", "pdrt.stream"),
     ("pdrt.engine", "pdrt.frontend", "pdrt.background", "pdrt.startup", "pdrt.stats"),
+    ("pdrt.bench.load", "pdrt.bench.suite"),
     ("pdrt.serve", "pdrt.bench", "pdrt.doctor"),
 ]
 

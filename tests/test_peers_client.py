@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.peers.client import ask
 from benchmarks.peers.load import Wave
-from pdrt.bench.servers import free_port
+from pdrt.bench.load.servers import free_port
 from pdrt.errors import PdrtError
 from tests.server_process import ServerProcess
 

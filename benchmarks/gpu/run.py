@@ -26,11 +26,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pdrt.bench.conditions import Conditions
-from pdrt.bench.parts import Outcome, Part, Runner, Stopped
 from pdrt.bench.report import commit
-from pdrt.bench.summary import Run, write_summary
-from pdrt.bench.targets import read_targets
+from pdrt.bench.suite.conditions import Conditions
+from pdrt.bench.suite.parts import Outcome, Part, Runner, Stopped
+from pdrt.bench.suite.summary import Run, write_summary
+from pdrt.bench.suite.targets import read_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "benchmarks/gpu"

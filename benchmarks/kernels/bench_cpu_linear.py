@@ -40,8 +40,8 @@ from torch import Tensor
 
 from benchmarks.kernels.bench_cpu_attention import cpu_name
 from pdrt import _C
-from pdrt.bench.chart import Chart, Series
 from pdrt.bench.latency import read_gb_s
+from pdrt.bench.suite.chart import Chart, Series
 from pdrt.kernels import reference
 from pdrt.kernels.cpu_linear import PackedLinear, linear, pack_rows
 from pdrt.machine import cores

@@ -7,10 +7,10 @@ the figures but for turning tokens to text.
 from __future__ import annotations
 
 from benchmarks.peers.load import Answer, Wave
-from pdrt.bench.api import Target
-from pdrt.bench.driver import Load, run_load
-from pdrt.bench.records import Record
-from pdrt.bench.sessions import Session, Turn
+from pdrt.bench.load.api import Target
+from pdrt.bench.load.driver import Load, run_load
+from pdrt.bench.load.records import Record
+from pdrt.bench.load.sessions import Session, Turn
 from pdrt.errors import PdrtError
 
 # Token ids tell the count, so no server is asked to write its usage into every chunk.

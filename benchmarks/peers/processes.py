@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.peers.client import ask
 from benchmarks.peers.load import Answer, Wave
-from pdrt.bench.servers import ServerCommand, ended, last_words, running
+from pdrt.bench.load.servers import ServerCommand, ended, last_words, running
 from pdrt.errors import PdrtError
 
 Answers = Generator[Answer, None, None]

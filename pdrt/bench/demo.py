@@ -21,17 +21,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pdrt.bench import pages
-from pdrt.bench.api import Target
-from pdrt.bench.arrivals import Arrivals
-from pdrt.bench.driver import Load
-from pdrt.bench.load_flags import ask
-from pdrt.bench.prompts import Vocabulary, Writer
-from pdrt.bench.records import Record
+from pdrt.bench.load.api import Target
+from pdrt.bench.load.arrivals import Arrivals
+from pdrt.bench.load.driver import Load
+from pdrt.bench.load.flags import ask
+from pdrt.bench.load.prompts import Vocabulary, Writer
+from pdrt.bench.load.records import Record
+from pdrt.bench.load.servers import ServerCommand, running
+from pdrt.bench.load.sessions import Session, Turn
 from pdrt.bench.report import percentiles, provenance
 from pdrt.bench.results import write
 from pdrt.bench.serve import run_with_bar
-from pdrt.bench.servers import ServerCommand, running
-from pdrt.bench.sessions import Session, Turn
 from pdrt.bench.tables import Table
 from pdrt.config import cache_dir
 from pdrt.errors import PdrtError

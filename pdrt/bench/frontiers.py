@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pdrt.bench.metrics import Objectives
+from pdrt.bench.load.metrics import Objectives
 
 Point = Mapping[str, Any]  # server, rate, round, slo_attainment, requests_ms, ...
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pdrt.bench.parts import Outcome, Part, Runner
 from pdrt.bench.report import ROOT, commit
-from pdrt.bench.summary import Run, write_summary
-from pdrt.bench.targets import read_targets
+from pdrt.bench.suite.parts import Outcome, Part, Runner
+from pdrt.bench.suite.summary import Run, write_summary
+from pdrt.bench.suite.targets import read_targets
 
 PACKAGE = "benchmarks.kernels"
 FOLDER = ROOT / "benchmarks/kernels"

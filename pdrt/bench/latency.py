@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.prompts import Vocabulary
+from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.datasets import Lengths
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.prompts import Vocabulary
+from pdrt.bench.load.datasets import Lengths
+from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError

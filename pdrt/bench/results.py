@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdrt.bench.driver import Run
-from pdrt.bench.metrics import Json, Objectives, summarize
-from pdrt.bench.records import Record
+from pdrt.bench.load.driver import Run
+from pdrt.bench.load.metrics import Json, Objectives, summarize
+from pdrt.bench.load.records import Record
 from pdrt.bench.report import provenance, version
 
 DETAILS = (

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.api import Target
-from pdrt.bench.datasets import lookalikes
-from pdrt.bench.driver import Load, Run, run_load
-from pdrt.bench.load_flags import (
+from pdrt.bench.load.api import Target
+from pdrt.bench.load.datasets import lookalikes
+from pdrt.bench.load.driver import Load, Run, run_load
+from pdrt.bench.load.flags import (
     add_arrival_flags,
     add_load_flags,
     add_target_flags,
@@ -30,7 +30,7 @@ from pdrt.bench.load_flags import (
     make_target,
     make_writer,
 )
-from pdrt.bench.metrics import Json, Objectives
+from pdrt.bench.load.metrics import Json, Objectives
 from pdrt.bench.results import as_result, as_table, write
 from pdrt.errors import PdrtError
 

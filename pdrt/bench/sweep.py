@@ -24,22 +24,22 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench import pages
-from pdrt.bench.arrivals import Arrivals
-from pdrt.bench.datasets import lookalikes
-from pdrt.bench.driver import Load
 from pdrt.bench.frontiers import between
-from pdrt.bench.load_flags import (
+from pdrt.bench.load.arrivals import Arrivals
+from pdrt.bench.load.datasets import lookalikes
+from pdrt.bench.load.driver import Load
+from pdrt.bench.load.flags import (
     add_load_flags,
     add_target_flags,
     make_sessions,
     make_target,
     make_writer,
 )
-from pdrt.bench.metrics import times_ms
-from pdrt.bench.prompts import Writer
+from pdrt.bench.load.metrics import times_ms
+from pdrt.bench.load.prompts import Writer
+from pdrt.bench.load.servers import ServerCommand, running
 from pdrt.bench.results import DETAILS, as_result
 from pdrt.bench.serve import run_with_bar, warm_up
-from pdrt.bench.servers import ServerCommand, running
 from pdrt.bench.sweep_state import Sweep, as_line, frontier_table, picture, table
 from pdrt.errors import PdrtError
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from pdrt.bench import pages
 from pdrt.bench.frontiers import Highest, Point, by_rate, highest, under
-from pdrt.bench.metrics import Objectives
+from pdrt.bench.load.metrics import Objectives
+from pdrt.bench.load.servers import ServerCommand
 from pdrt.bench.report import provenance
-from pdrt.bench.servers import ServerCommand
 from pdrt.bench.tables import Table
 from pdrt.errors import ConfigError
 

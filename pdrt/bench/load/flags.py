@@ -11,12 +11,12 @@ from typing import get_args
 
 import numpy as np
 
-from pdrt.bench import datasets, traces
-from pdrt.bench.api import Api, Target
-from pdrt.bench.arrivals import Arrivals, Process
-from pdrt.bench.driver import Load
-from pdrt.bench.prompts import Vocabulary, Writer
-from pdrt.bench.sessions import Session
+from pdrt.bench.load import datasets, traces
+from pdrt.bench.load.api import Api, Target
+from pdrt.bench.load.arrivals import Arrivals, Process
+from pdrt.bench.load.driver import Load
+from pdrt.bench.load.prompts import Vocabulary, Writer
+from pdrt.bench.load.sessions import Session
 from pdrt.config import cache_dir
 from pdrt.errors import ConfigError
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pdrt.bench.parts import Outcome
-from pdrt.bench.roofline import plots, timed_rows
-from pdrt.bench.targets import Target, Verdict, verdicts
+from pdrt.bench.suite.parts import Outcome
+from pdrt.bench.suite.roofline import plots, timed_rows
+from pdrt.bench.suite.targets import Target, Verdict, verdicts
 
 _HEADS = ("op", "case", "us p50", "p20..p80", "GB/s", "of copy", "TFLOP/s", "of matmul", "peers")
 _FIGURES = (

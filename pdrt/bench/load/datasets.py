@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pdrt.bench.prompts import Writer
-from pdrt.bench.sessions import Prompt, Session, Turn
+from pdrt.bench.load.prompts import Writer
+from pdrt.bench.load.sessions import Prompt, Session, Turn
 from pdrt.errors import ConfigError
 
 

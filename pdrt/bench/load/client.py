@@ -12,9 +12,9 @@ from types import TracebackType
 
 import aiohttp
 
-from pdrt.bench.api import Failure, Target, body_of, read_event
-from pdrt.bench.records import Record
-from pdrt.bench.sessions import History, Turn
+from pdrt.bench.load.api import Failure, Target, body_of, read_event
+from pdrt.bench.load.records import Record
+from pdrt.bench.load.sessions import History, Turn
 
 DONE = b"[DONE]"
 ERROR_TEXT = 300  # characters of a refusal that are kept

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pdrt.bench.chart import Chart, Point, Series
+from pdrt.bench.suite.chart import Chart, Point, Series
 
 Row = Mapping[str, Any]
 

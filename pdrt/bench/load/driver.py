@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pdrt.bench.api import Target
-from pdrt.bench.client import Client, sleep_until
-from pdrt.bench.records import Record
-from pdrt.bench.sessions import History, Session
+from pdrt.bench.load.api import Target
+from pdrt.bench.load.client import Client, sleep_until
+from pdrt.bench.load.records import Record
+from pdrt.bench.load.sessions import History, Session
 
 Progress = Callable[[Record], None]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pdrt.bench.records import Record
+from pdrt.bench.load.records import Record
 from pdrt.errors import ConfigError
 
 Json = dict[str, object]

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from pdrt.bench.prompts import Writer
-from pdrt.bench.sessions import Session, Turn
+from pdrt.bench.load.prompts import Writer
+from pdrt.bench.load.sessions import Session, Turn
 from pdrt.errors import ConfigError
 
 MOONCAKE_BLOCK = 512  # tokens that one of its hash ids stands for

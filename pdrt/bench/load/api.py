@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from pdrt.bench.records import Record
-from pdrt.bench.sessions import History, Turn
+from pdrt.bench.load.records import Record
+from pdrt.bench.load.sessions import History, Turn
 
 Api = Literal["completions", "chat", "generate"]
 Body = dict[str, Any]
