@@ -179,7 +179,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
     parser.add_argument("--flags", default="", help="more flags of pdrt.serve, for both")
     parser.add_argument("--streams", type=int, default=3)
-    parser.add_argument("--stream-tokens", type=int, default=400, help="output of each stream")
+    parser.add_argument("--stream-tokens", type=int, default=900, help="output of each stream")
     parser.add_argument("--burst-after", type=float, default=3.0, help="seconds of streams alone")
     parser.add_argument("--prompts", type=int, default=6, help="in the burst")
     parser.add_argument("--prompt-tokens", type=int, default=500)
