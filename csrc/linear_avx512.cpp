@@ -7,6 +7,8 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "bfloat16.h"
@@ -14,13 +16,17 @@
 
 PDRT_BEGIN_AVX512
 
-#include "linear_tile.h"
+#include "linear_run.h"
 #include "simd_avx512.h"
 
 namespace pdrt {
 
 void linear_avx512(const Linear& linear, const LinearBlock& block, float* scratch) {
   run_linear<Avx512>(linear, block, scratch);
+}
+
+void quantize_avx512(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes) {
+  Quantize<Avx512>::rows(linear, first_row, end_row, bytes);
 }
 
 }  // namespace pdrt
@@ -34,6 +40,10 @@ namespace pdrt {
 // Never chosen here; see cpu_isa.cpp.
 void linear_avx512(const Linear& linear, const LinearBlock& block, float* scratch) {
   linear_portable(linear, block, scratch);
+}
+
+void quantize_avx512(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes) {
+  quantize_portable(linear, first_row, end_row, bytes);
 }
 
 }  // namespace pdrt

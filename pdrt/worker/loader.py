@@ -16,6 +16,7 @@ from pdrt._C import Memory
 from pdrt.kv.shape import SharedMemory
 from pdrt.messages import Load, Loaded, MakePool, ServerSpec
 from pdrt.model.dummy import load_dummy
+from pdrt.model.layout import WeightFormat
 from pdrt.model.weights import load_weights
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
@@ -38,11 +39,11 @@ def main() -> None:
 
 
 def load_into(server: ServerSpec, memory: SharedMemory) -> None:
-    folder = Path(server.folder)
+    folder, form = Path(server.folder), WeightFormat.of(server)
     if server.dummy_seed is None:
-        load_weights(folder, server.dtype, memory, server.device)
+        load_weights(folder, form, memory)
     else:
-        load_dummy(folder, server.dtype, memory, server.dummy_seed, server.device)
+        load_dummy(folder, form, memory, server.dummy_seed)
 
 
 def serve_from_gpu(server: ServerSpec, keeper: Channel) -> None:

@@ -1,0 +1,218 @@
+"""Linears of int8 weights: exact sums, the same bits in every instruction set, NaN where x is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pdrt import _C
+from pdrt.kernels import reference
+from pdrt.kernels.cpu_linear import PackedLinear, embedding, linear, pack_rows, packed, unpacked
+from tests.kernel_cases import assert_as_exact_as_torch, drawn, int32, same_bits
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+DTYPES = [torch.float32, torch.bfloat16]
+# outputs, inputs: one; less than a panel; odd in both; several panels, whole and odd
+SHAPES = [(2, 1), (6, 8), (34, 31), (100, 64), (130, 77)]
+MOST_INPUTS = (2**31 - 1) // (255 * 127)
+
+
+def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127, int64, and the scale of each row, float32; in numpy."""
+    x = rows.float().numpy()
+    scales = (np.abs(x).max(axis=1, keepdims=True) / np.float32(127)).astype(np.float32)
+    steps = np.rint(x / np.where(scales > 0, scales, np.float32(1)))
+    return torch.from_numpy(steps.astype(np.int64)), torch.from_numpy(scales)
+
+
+def rounded(rows: Tensor) -> Tensor:
+    """What the rows stand for once they are quantized: float64."""
+    steps, scales = quantized(rows)
+    return steps.double() * scales.double()
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """The documented formula: an exact sum, times the scale of x, times that of the weight."""
+    (inputs, input_scales), (outputs, output_scales) = quantized(x), quantized(weight)
+    sums = torch.from_numpy(inputs.numpy() @ outputs.numpy().T)
+    return sums.float() * input_scales * output_scales.T
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_has_the_bits_of_its_formula(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """So it has the same bits in every instruction set, and for any number of rows."""
+    weight = drawn(*shape, dtype=dtype, seed=1)
+    panels = packed(weight, int8=True)
+    for num_rows in (*range(1, 18), 64):
+        x = drawn(num_rows, shape[1], dtype=dtype, seed=num_rows)
+        out = torch.empty(num_rows, shape[0])
+        assert same_bits(linear(x, panels, out=out), product(x, weight)), num_rows
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_longest_sum_of_the_largest_products_fits(sign: float) -> None:
+    """As many inputs as there may be, all at both ends of the range."""
+    x, weight = torch.ones(2, MOST_INPUTS), torch.ones(3, MOST_INPUTS)
+    weight[1] = sign * weight[0]
+    x[1, ::2] = -1.0
+    out = linear(x, packed(weight, int8=True))
+    assert same_bits(out, product(x, weight))
+    assert out[0, 1].item() == pytest.approx(sign * MOST_INPUTS)
+
+
+def test_more_inputs_than_a_sum_can_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match=f"num_inputs is {MOST_INPUTS + 1}; sums of int8 products"):
+        packed(torch.ones(1, MOST_INPUTS + 1), int8=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"])
+def test_bias_activation_and_residual_follow_with_one_rounding(
+    activation: str | None, dtype: torch.dtype
+) -> None:
+    weight, bias = drawn(66, 45, dtype=dtype, seed=1) / 8, drawn(66, dtype=dtype, seed=2)
+    panels = packed(weight, activation is not None and activation.endswith("_gated"), int8=True)
+    x = drawn(9, 45, dtype=dtype)
+    residual = drawn(9, panels.out_size, dtype=dtype, seed=3)
+    for b, r in ((bias, None), (None, residual), (bias, residual)):
+        rest = [None if t is None else t.double() for t in (b, r)]
+        exact = reference.linear(rounded(x), rounded(weight), *rest, activation)
+        assert_as_exact_as_torch(linear(x, panels, b, r, activation), exact.to(dtype), exact)
+
+
+@pytest.mark.parametrize("activation", [None, "silu_gated"])
+def test_a_rows_bits_depend_on_no_other_row(activation: str | None) -> None:
+    """Alone, in any number of rows, in any place, beside rows of NaN."""
+    weight, x = drawn(70, 75, dtype=torch.bfloat16, seed=1), drawn(20, 75, dtype=torch.bfloat16)
+    panels = packed(weight, activation is not None, int8=True)
+    alone = torch.cat([linear(row[None], panels, activation=activation) for row in x])
+    for num_rows in range(2, 21):
+        result = linear(x[-num_rows:].clone(), panels, activation=activation)
+        assert same_bits(result, alone[-num_rows:]), num_rows
+    x[::2] = float("nan")
+    assert same_bits(linear(x, panels, activation=activation)[1::2], alone[1::2])
+
+
+def test_neither_blocks_nor_threads_change_a_bit(one_thread_after: None) -> None:
+    """2,000 inputs: several blocks of rows, panels and rows of bytes that threads share."""
+    panels, x = packed(drawn(600, 2000, seed=1), int8=True), drawn(300, 2000)
+    whole = linear(x, panels)
+    for first, end in ((0, 1), (63, 66), (129, 300)):
+        assert same_bits(linear(x[first:end], panels), whole[first:end])
+    for num_threads in (2, 3):
+        _C.set_num_threads(num_threads)
+        assert same_bits(linear(x, panels), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 17, 36])
+def test_a_row_that_is_not_finite_gives_nan(place: int, value: float, dtype: torch.dtype) -> None:
+    weight, x = drawn(40, 37, dtype=dtype, seed=1), drawn(3, 37, dtype=dtype)
+    weight[5] = 0.0
+    panels = packed(weight, int8=True)
+    x[1, place] = value
+    result = linear(x, panels)
+    assert result[1].isnan().all()
+    assert same_bits(result[::2], linear(x[::2].contiguous(), panels))
+    gated = packed(weight, gated=True, int8=True)
+    assert linear(x, gated, activation="silu_gated")[1].isnan().all()
+
+
+def test_nothing_beyond_the_ends_is_read_or_written() -> None:
+    """Of x, the weight, the bias and the residual; all are followed by NaN."""
+    weight, x = drawn(50, 33, seed=1), drawn(9, 33)
+    bias, residual = drawn(50, seed=2), drawn(9, 25, seed=3)
+    plain = packed(weight, gated=True, int8=True)
+    guarded = PackedLinear(beside_nan(plain.memory), plain.packed)
+    out = beside_nan(torch.zeros(9, 25))
+    args = [beside_nan(tensor) for tensor in (bias, residual)]
+    linear(beside_nan(x), guarded, *args, activation="silu_gated", out=out)
+    assert same_bits(out, linear(x, plain, bias, residual, "silu_gated"))
+    after = out.as_strided((GUARD,), (1,), out.storage_offset() + out.numel())
+    assert after.isnan().all()
+
+
+GUARD = 256  # elements
+
+
+def beside_nan(tensor: Tensor) -> Tensor:
+    """A copy with NaN before and after it; of bytes, those of a NaN."""
+    fill = 0xFF if tensor.dtype is torch.uint8 else float("nan")
+    memory = torch.full((tensor.numel() + 2 * GUARD,), fill, dtype=tensor.dtype)
+    return memory[GUARD:-GUARD].copy_(tensor.flatten()).view(tensor.shape)
+
+
+# -- packing: the same in every instruction set ---------------------------------------------------
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_weight_is_off_by_half_a_step_at_most(shape: tuple[int, int], gated: bool) -> None:
+    weight = drawn(*shape, seed=1) * torch.logspace(-6, 6, shape[0])[:, None]
+    scales = weight.double().abs().amax(1, keepdim=True) / 127
+    error = (unpacked(packed(weight, gated, int8=True)).double() - weight.double()).abs()
+    assert (error <= scales * (0.5 + 1e-5)).all()
+    largest = weight.abs().argmax(1, keepdim=True)
+    assert (error.gather(1, largest) <= scales * 1e-5).all()
+
+
+def test_rows_of_zeros_stay_zero() -> None:
+    weight, x = drawn(3, 20, seed=1), drawn(2, 20)
+    weight[1], x[1] = 0.0, 0.0
+    panels, bias = packed(weight, int8=True), torch.tensor([1.0, 2.0, 3.0])
+    assert not unpacked(panels)[1].any()
+    assert linear(x, panels, bias)[:, 1].tolist() == [2.0, 2.0]
+    assert linear(x, panels, bias)[1].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_rows_too_small_for_steps_of_their_own_stay_finite() -> None:
+    """A scale of 300 / 127 of the smallest float is 2 of it, and one of 1 / 127 is 0."""
+    smallest = 2.0**-149
+    weight = torch.tensor([[smallest, 0.0], [300 * smallest, -smallest]])
+    panels = packed(weight, int8=True)
+    assert (unpacked(panels).double() / smallest).tolist() == [[0.0, 0.0], [254.0, 0.0]]
+    assert linear(weight, panels).isfinite().all()
+
+
+def test_a_row_of_the_weight_that_is_not_finite_gives_nan_where_it_goes() -> None:
+    weight = drawn(40, 37, seed=1)
+    weight[3, 5], weight[33, 0] = float("inf"), float("nan")
+    result = linear(drawn(2, 37), packed(weight, int8=True))
+    assert result[:, [3, 33]].isnan().all()
+    assert result.isnan().sum() == 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_rows_may_come_in_pieces_and_twice(gated: bool, dtype: torch.dtype) -> None:
+    weight = drawn(130, 77, dtype=dtype)
+    in_pieces = packed(drawn(130, 77, dtype=dtype, seed=5), gated, int8=True)
+    pack_rows(in_pieces, 43, weight[43:])
+    pack_rows(in_pieces, 0, weight[:43])
+    assert torch.equal(in_pieces.memory, packed(weight, gated, int8=True).memory)
+
+
+def test_panels_stand_as_the_header_draws_them() -> None:
+    """Two rows of five inputs: steps of four inputs up to 16, 32 lanes wide, scales, starts."""
+    weight = torch.tensor([[127.0, -1.0, 2.0, 0.0, 3.0], [-254.0, 4.0, 0.0, 0.0, 0.0]])
+    memory = packed(weight, int8=True).memory
+    assert len(memory) == 4 * 32 * 4 + 32 * 4 + 32 * 4
+    steps = memory[:512].view(torch.int8).view(4, 32, 4)
+    assert steps[:2, 0].flatten().tolist() == [127, -1, 2, 0, 3, 0, 0, 0]
+    assert steps[0, 1].tolist() == [-127, 2, 0, 0]
+    assert steps.count_nonzero() == 6
+    assert memory[512:640].view(torch.float32)[:3].tolist() == [1.0, 2.0, 0.0]
+    assert memory[640:].view(torch.int32)[:3].tolist() == [-128 * 131, 128 * 125, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_embedding_is_read_from_its_panels(dtype: torch.dtype) -> None:
+    weight, ids = drawn(70, 33, dtype=dtype), int32([69, 0, 31, 32, 0])
+    steps, scales = quantized(weight)
+    expected = (steps.float() * scales).to(dtype)[ids.long()]
+    assert same_bits(embedding(ids, packed(weight, int8=True)), expected)
