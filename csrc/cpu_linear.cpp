@@ -40,7 +40,7 @@ struct Cut {
 
   explicit Cut(const Linear& linear) {
     const PackedShape& shape = linear.shape;
-    const int64_t row_bytes = shape.is_int8 ? byte_row_size(shape.num_inputs)
+    const int64_t row_bytes = shape.is_int8 ? shape.num_groups() * int64_t{sizeof(InputGroup)}
                                             : shape.num_inputs * (shape.is_bfloat16 ? 2 : 4);
     block_rows = std::max(kFewRows, kBlockBytes / row_bytes / 8 * 8);
     block_panels = std::max<int64_t>(1, kItemBytes / shape.panel_bytes());
@@ -78,34 +78,33 @@ void multiply(const Linear& linear) {
   for (int64_t i = 0; i < across * down; ++i) item(i);
 }
 
-// The rows of x as rows of bytes: once for all blocks, in memory that the next call takes again.
-const uint8_t* quantized(const Linear& linear) {
-  thread_local std::vector<uint8_t> memory;
-  const int64_t row_bytes = byte_row_size(linear.shape.num_inputs);
-  const auto size = static_cast<size_t>(linear.num_rows * row_bytes);
+// The rows of x in groups: once for all blocks, in memory that the next call takes again.
+const InputGroup* quantized(const Linear& linear) {
+  thread_local std::vector<InputGroup> memory;
+  const int64_t row_groups = linear.shape.num_groups();
+  const auto size = static_cast<size_t>(linear.num_rows * row_groups);
   if (memory.size() < size) memory.resize(size);
-  uint8_t* bytes = memory.data();
-  const int64_t item_rows = std::max<int64_t>(1, kItemInputs / row_bytes);
-  const int64_t num_items = (linear.num_rows + item_rows - 1) / item_rows;
+  InputGroup* groups = memory.data();
+  const int64_t item_rows = std::max<int64_t>(1, kItemInputs / linear.shape.num_inputs);
   const QuantizeKernel run = kernels().quantize;
   const auto item = [&](int64_t i) {
     const int64_t first = i * item_rows;
-    run(linear, first, std::min(linear.num_rows, first + item_rows), bytes + first * row_bytes);
+    run(linear, first, std::min(linear.num_rows, first + item_rows), groups + first * row_groups);
   };
-  if (num_items > 1)
-    ThreadPool::instance().run(num_items, item);
-  else
+  if (linear.num_rows <= item_rows)
     item(0);
-  return bytes;
+  else
+    ThreadPool::instance().run((linear.num_rows + item_rows - 1) / item_rows, item);
+  return groups;
 }
 
 }  // namespace
 
 void cpu_linear(const Linear& linear) {
-  if (!linear.shape.is_int8 || linear.num_rows == 0) return multiply(linear);
-  Linear bytes = linear;
-  bytes.x = quantized(linear);
-  multiply(bytes);
+  if (!linear.shape.is_int8) return multiply(linear);
+  Linear in_groups = linear;
+  in_groups.x = quantized(linear);
+  multiply(in_groups);
 }
 
 }  // namespace pdrt

@@ -6,17 +6,16 @@
 //
 //     float32     [panels][inputs][32]
 //     bfloat16    [panels][inputs / 2][32][2]     pairs of inputs, as a dot instruction wants them
-//     int8        [panels] of {[inputs / 4][32][4], scales [32] float, starts [32] int32}
+//     int8        [panels] of {[inputs / 4][32][4] bytes, then the 32 scales, float32}
 //
-// What is missing at the ends, of outputs, inputs or a pair, is zero; int8 has its inputs up to a
-// multiple of 16. In a gated weight (gate | up,
+// What is missing at the ends, of outputs, inputs or a pair, is zero. In a gated weight (gate | up,
 // each [size, inputs]) a panel holds 16 rows of gate and the 16 rows of up beside them, so that a
 // tile has both factors of its 16 products.
 //
-// A row of an int8 weight is q scale, with whole q from -127 to 127 and the scale that makes the
-// largest of them 127. So is a row of inputs, when it is multiplied; its q go up by 128, since the
-// instruction takes unsigned bytes by signed ones. A sum of products of q is exact, and a start is
-// what brings it back by 128: -128 times the sum of the weight's q.
+// A row of an int8 weight is q scale, with whole q from -127 to 127, the largest of them 127; its
+// bytes are 128 + q, since the instruction takes unsigned ones by signed ones. So is a group of 64
+// inputs, when it is multiplied, with plain q. A group's sum of products is a whole number, and
+// exact; groups are added in float32, in their order.
 #pragma once
 
 #include <cstdint>
@@ -25,15 +24,14 @@ namespace pdrt {
 
 constexpr int kPanel = 32;  // outputs of a panel
 
-// Of an int8 weight: so many products of 255 and 127 fit 32 bits.
-constexpr int64_t kMostInt8Inputs = INT32_MAX / (255 * 127);
+constexpr int kGroup = 64;  // inputs that share a scale, for an int8 weight
 
-// A row of inputs as bytes 128 + q: inputs up to a multiple of 16, and as many bytes whose first
-// four are its scale, a float.
-constexpr int64_t kByteStep = 16;
-constexpr int64_t byte_row_size(int64_t num_inputs) {
-  return (num_inputs + kByteStep - 1) / kByteStep * kByteStep + kByteStep;
-}
+// What is missing in the last group of a row is zero.
+struct InputGroup {
+  int8_t q[kGroup];
+  float scale;
+  int32_t start;  // -128 times the sum of q: makes up for the 128 in the weight's bytes
+};
 
 struct PackedShape {
   int64_t num_outputs;  // of gate and up together
@@ -46,12 +44,13 @@ struct PackedShape {
     const int64_t rows = gated ? num_outputs / 2 : num_outputs, width = gated ? 16 : kPanel;
     return (rows + width - 1) / width;
   }
+  int64_t num_groups() const { return (num_inputs + kGroup - 1) / kGroup; }
   // Of a panel's words of 4 bytes, [steps][32].
   int64_t num_steps() const {
-    if (is_int8) return (byte_row_size(num_inputs) - kByteStep) / 4;
+    if (is_int8) return num_groups() * kGroup / 4;
     return is_bfloat16 ? (num_inputs + 1) / 2 : num_inputs;
   }
-  int64_t panel_bytes() const { return (num_steps() + (is_int8 ? 2 : 0)) * kPanel * 4; }
+  int64_t panel_bytes() const { return (num_steps() + (is_int8 ? 1 : 0)) * kPanel * 4; }
   int64_t num_bytes() const { return num_panels() * panel_bytes(); }
 };
 
@@ -93,7 +92,7 @@ struct LinearBlock {
 };
 
 // One block, for one instruction set; scratch: [rows of the block, num_inputs] floats, where it has
-// no arithmetic on bfloat16. With an int8 weight x is rows of bytes.
+// no arithmetic on bfloat16. With an int8 weight x is [num_rows, num_groups] InputGroup.
 using LinearKernel = void (*)(const Linear&, const LinearBlock&, float* scratch);
 
 void linear_portable(const Linear& linear, const LinearBlock& block, float* scratch);
@@ -101,11 +100,13 @@ void linear_avx2(const Linear& linear, const LinearBlock& block, float* scratch)
 void linear_avx512(const Linear& linear, const LinearBlock& block, float* scratch);
 void linear_avx512_bf16(const Linear& linear, const LinearBlock& block, float* scratch);
 
-// Rows [first_row, end_row) of x as rows of bytes; the same bits in every instruction set.
-using QuantizeKernel = void (*)(const Linear&, int64_t first_row, int64_t end_row, uint8_t* bytes);
+// Rows [first_row, end_row) of x in groups; the same bits in every instruction set.
+using QuantizeKernel = void (*)(const Linear&, int64_t first_row, int64_t end_row,
+                                InputGroup* groups);
 
-void quantize_portable(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes);
-void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes);
-void quantize_avx512(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes);
+void quantize_portable(const Linear& linear, int64_t first_row, int64_t end_row,
+                       InputGroup* groups);
+void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups);
+void quantize_avx512(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups);
 
 }  // namespace pdrt

@@ -20,8 +20,6 @@ PackedShape packed_shape(int64_t num_outputs, int64_t num_inputs, bool gated, bo
              " has no elements");
   PDRT_CHECK(!gated || num_outputs % 2 == 0, "num_outputs is ", num_outputs,
              "; gate and up together need an even number");
-  PDRT_CHECK(!is_int8 || num_inputs <= kMostInt8Inputs, "num_inputs is ", num_inputs,
-             "; sums of int8 products fit 32 bits for up to ", kMostInt8Inputs);
   return {num_outputs, num_inputs, gated, is_bfloat16, is_int8};
 }
 

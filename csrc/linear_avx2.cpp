@@ -7,7 +7,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -25,8 +24,8 @@ void linear_avx2(const Linear& linear, const LinearBlock& block, float* scratch)
   run_linear<Avx2>(linear, block, scratch);
 }
 
-void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes) {
-  Quantize<Avx2>::rows(linear, first_row, end_row, bytes);
+void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups) {
+  Quantize<Avx2>::rows(linear, first_row, end_row, groups);
 }
 
 }  // namespace pdrt
@@ -42,8 +41,8 @@ void linear_avx2(const Linear& linear, const LinearBlock& block, float* scratch)
   linear_portable(linear, block, scratch);
 }
 
-void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes) {
-  quantize_portable(linear, first_row, end_row, bytes);
+void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups) {
+  quantize_portable(linear, first_row, end_row, groups);
 }
 
 }  // namespace pdrt

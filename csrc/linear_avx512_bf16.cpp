@@ -27,13 +27,13 @@ namespace {
 struct Avx512Bf16 : Avx512 {
   using Quads = __m512i;
 
-  static Quads load_signed(const void* p) { return _mm512_loadu_si512(p); }
-  static Quads set_unsigned(const uint8_t* p) {
+  static Quads load_unsigned(const void* p) { return _mm512_loadu_si512(p); }
+  static Quads set_signed(const int8_t* p) {
     int32_t bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     return _mm512_set1_epi32(bytes);
   }
-  static Ints dot(Quads x, Quads y, Ints sum) { return _mm512_dpbusd_epi32(sum, y, x); }
+  static Ints dot(Quads x, Quads y, Ints sum) { return _mm512_dpbusd_epi32(sum, x, y); }
 };
 
 // Two inputs a step: sum += x[k] w[k] + x[k + 1] w[k + 1], as vdpbf16ps rounds it.

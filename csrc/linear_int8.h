@@ -1,8 +1,8 @@
-// Products of int8 weights: rows of inputs become bytes, four of which a dot product takes at once.
+// Products of int8 weights: inputs become bytes, four of which a dot product takes at once.
 //
-// Largest magnitude over 127 is the scale, per row of inputs and per output; sums are whole numbers
-// and so the same in any order. What is left of floating point, one division for a byte and two
-// products for a sum, IEEE 754 rounds in one way only: so all instruction sets give the same bits.
+// A group's sum is a whole number, the same in any order. What is left of floating point, a
+// division for a byte, a product and an addition for a group, a product for an output, IEEE 754
+// rounds in one way only, so all instruction sets give the same bits: nothing is fused here.
 #pragma once
 
 #include <algorithm>
@@ -14,22 +14,31 @@
 
 namespace pdrt {
 
+// Numbers as q scale: the scale is the largest magnitude over 127, q the nearest whole number.
 template <typename V, typename T>
-class ByteRow {
+class Quantizer {
   using F = typename V::Floats;
   static constexpr int kLanes = V::kLanes;
 
  public:
-  // Writes a row of bytes; see byte_row_size. Returns its scale: 0 for a row of zeros, NaN where a
-  // number is not finite.
-  static float write(const T* x, int64_t size, uint8_t* bytes) {
+  struct Result {
+    float scale;     // 0 of zeros, NaN where a number is not finite
+    float sum_of_q;  // whole
+  };
+
+  // Writes q, and zeros up to a multiple of kGroup.
+  static Result write(const T* x, int64_t size, int8_t* q) {
     const float scale = scale_of(x, size);
     const F divisor = V::set(scale > 0 ? scale : 1.0f);
-    for (int64_t i = 0; i < size; i += kLanes)
-      V::store_bytes(bytes + i, steps(load(x + i, size - i), divisor));
-    for (int64_t i = (size + kLanes - 1) / kLanes * kLanes; i % kByteStep; ++i) bytes[i] = 128;
-    std::memcpy(bytes + byte_row_size(size) - kByteStep, &scale, sizeof scale);
-    return scale;
+    F sum = V::set(0);
+    int64_t i = 0;
+    for (; i < size; i += kLanes) {
+      const F numbers = whole(V::div(load(x + i, size - i), divisor));
+      V::store_bytes(q + i, numbers);
+      sum = sum + numbers;
+    }
+    for (; i % kGroup; ++i) q[i] = 0;
+    return {scale, total(sum)};
   }
 
  private:
@@ -40,17 +49,20 @@ class ByteRow {
       largest = V::max(largest, V::max(numbers, V::set(0) - numbers));
       none = none + (numbers - numbers);  // of what is not finite, NaN
     }
-    float lanes[2][kLanes], most = 0, zero = 0;
-    V::store(lanes[0], largest);
-    V::store(lanes[1], none);
-    for (int i = 0; i < kLanes; ++i) most = std::max(most, lanes[0][i]), zero += lanes[1][i];
-    return zero == 0 ? most / 127 : std::numeric_limits<float>::quiet_NaN();
+    float lanes[kLanes];
+    V::store(lanes, largest);
+    const float most = *std::max_element(lanes, lanes + kLanes);
+    return total(none) == 0 ? most / 127 : std::numeric_limits<float>::quiet_NaN();
   }
 
-  // 128 + q, whole. The bounds are for scales so small that they are rounded, and for NaN.
-  static F steps(F x, F divisor) {
-    const F q = V::max(V::round(V::div(x, divisor)), V::set(-127));
-    return V::min(q, V::set(127)) + V::set(128);
+  // Bounded, as scales may be so small that they are rounded, and for NaN.
+  static F whole(F x) { return V::min(V::max(V::round(x), V::set(-127)), V::set(127)); }
+
+  static float total(F x) {
+    float lanes[kLanes], sum = 0;
+    V::store(lanes, x);
+    for (const float lane : lanes) sum += lane;
+    return sum;
   }
 
   static F load(const T* x, int64_t left) {
@@ -61,36 +73,43 @@ class ByteRow {
 // Rows of Linear::x; what quantize_portable and its like are made of.
 template <typename V>
 struct Quantize {
-  static void rows(const Linear& linear, int64_t first, int64_t end, uint8_t* bytes) {
-    linear.shape.is_bfloat16 ? of<bfloat16>(linear, first, end, bytes)
-                             : of<float>(linear, first, end, bytes);
+  static void rows(const Linear& linear, int64_t first, int64_t end, InputGroup* groups) {
+    linear.shape.is_bfloat16 ? of<bfloat16>(linear, first, end, groups)
+                             : of<float>(linear, first, end, groups);
   }
 
  private:
   template <typename T>
-  static void of(const Linear& linear, int64_t first, int64_t end, uint8_t* bytes) {
+  static void of(const Linear& linear, int64_t first, int64_t end, InputGroup* group) {
     const int64_t size = linear.shape.num_inputs;
-    const T* x = static_cast<const T*>(linear.x);
-    for (int64_t row = first; row < end; ++row, bytes += byte_row_size(size))
-      ByteRow<V, T>::write(x + row * size, size, bytes);
+    for (int64_t row = first; row < end; ++row) {
+      const T* x = static_cast<const T*>(linear.x) + row * size;
+      for (int64_t i = 0; i < size; i += kGroup, ++group) {
+        const auto done =
+            Quantizer<V, T>::write(x + i, std::min<int64_t>(kGroup, size - i), group->q);
+        group->scale = done.scale;
+        group->start = -128 * static_cast<int32_t>(done.sum_of_q);
+      }
+    }
   }
 };
 
 template <typename V>
 struct Int8Product {
-  using X = uint8_t;
+  using X = InputGroup;
   static constexpr int kRows = V::kLanes == 16 ? 8 : 4;
   static constexpr int kVectors = 2;
   static constexpr int kColumns = kVectors * V::kLanes;
 
-  static int64_t row_size(const PackedShape& shape) { return byte_row_size(shape.num_inputs); }
+  static int64_t row_size(const PackedShape& shape) { return shape.num_groups(); }
 
-  static const uint8_t* rows(const Linear& linear, const LinearBlock& block, float*) {
-    return static_cast<const uint8_t*>(linear.x) + block.first_row * row_size(linear.shape);
+  static const InputGroup* rows(const Linear& linear, const LinearBlock& block, float*) {
+    return static_cast<const InputGroup*>(linear.x) + block.first_row * linear.shape.num_groups();
   }
 
+  // size: groups of a row.
   template <int kCount, typename Fetch>
-  static void run(const uint8_t* x, int64_t size, const void* panel, Fetch& fetch, float* sums) {
+  static void run(const InputGroup* x, int64_t size, const void* panel, Fetch& fetch, float* sums) {
     for (int c = 0; c < kPanel; c += kColumns)
       columns<kCount>(x, size, static_cast<const char*>(panel) + c * 4, fetch, sums + c);
   }
@@ -98,40 +117,48 @@ struct Int8Product {
  private:
   // panel: at the first of the columns.
   template <int kCount, typename Fetch>
-  static void columns(const uint8_t* x, int64_t size, const char* panel, Fetch& fetch,
+  static void columns(const InputGroup* x, int64_t size, const char* panel, Fetch& fetch,
                       float* sums) {
-    const int64_t num_inputs = size - kByteStep;
-    const auto* scales = reinterpret_cast<const float*>(panel + num_inputs * kPanel);
-    const auto* starts = reinterpret_cast<const int32_t*>(scales + kPanel);
-    typename V::Ints acc[kCount][kVectors];
+    each<kCount>(sums, [](int, int, float* sum) { V::store(sum, V::set(0)); });
+    for (int64_t g = 0; g < size; ++g, panel += kGroup * kPanel) {
+      typename V::Ints acc[kCount][kVectors];
+      products<kCount>(x + g, size, panel, fetch, acc);
+      each<kCount>(sums, [&](int r, int v, float* sum) {
+        V::store(sum, V::load(sum) + V::to_floats(acc[r][v]) * V::set(x[r * size + g].scale));
+      });
+    }
+    const auto* scales = reinterpret_cast<const float*>(panel);
+    each<kCount>(sums, [&](int, int v, float* sum) {
+      V::store(sum, V::load(sum) * V::load(scales + v * V::kLanes));
+    });
+  }
+
+  // acc[r][v] = sums of one group of each row
+  template <int kCount, typename Fetch>
+  static inline __attribute__((always_inline)) void products(
+      const InputGroup* x, int64_t size, const char* panel, Fetch& fetch,
+      typename V::Ints (&acc)[kCount][kVectors]) {
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r)
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = V::load_ints(starts + v * V::kLanes);
-    for (int64_t k = 0; k < num_inputs; k += 4, panel += kPanel * 4) {
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = V::set_ints(x[r * size].start);
+    for (int k = 0; k < kGroup; k += 4, panel += kPanel * 4) {
       fetch.step();
-      add<kCount>(x + k, size, panel, acc);
-    }
+      typename V::Quads weight[kVectors];
+      for (int v = 0; v < kVectors; ++v) weight[v] = V::load_unsigned(panel + v * V::kLanes * 4);
 #pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) {
-      float scale;
-      std::memcpy(&scale, x + r * size + num_inputs, sizeof scale);
-      for (int v = 0; v < kVectors; ++v)
-        V::store(sums + r * kPanel + v * V::kLanes,
-                 V::to_floats(acc[r][v]) * V::set(scale) * V::load(scales + v * V::kLanes));
+      for (int r = 0; r < kCount; ++r) {
+        const typename V::Quads input = V::set_signed(x[r * size].q + k);
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(weight[v], input, acc[r][v]);
+      }
     }
   }
 
-  template <int kCount>
-  static inline __attribute__((always_inline)) void add(const uint8_t* x, int64_t size,
-                                                        const char* panel,
-                                                        typename V::Ints (&acc)[kCount][kVectors]) {
-    typename V::Quads weight[kVectors];
-    for (int v = 0; v < kVectors; ++v) weight[v] = V::load_signed(panel + v * V::kLanes * 4);
+  // Calls body(row, vector, place in sums) for all of them.
+  template <int kCount, typename Body>
+  static inline __attribute__((always_inline)) void each(float* sums, Body body) {
 #pragma GCC unroll 8
-    for (int r = 0; r < kCount; ++r) {
-      const typename V::Quads input = V::set_unsigned(x + r * size);
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(weight[v], input, acc[r][v]);
-    }
+    for (int r = 0; r < kCount; ++r)
+      for (int v = 0; v < kVectors; ++v) body(r, v, sums + r * kPanel + v * V::kLanes);
   }
 };
 

@@ -11,6 +11,8 @@
 namespace pdrt {
 namespace {
 
+constexpr int8_t kSign = -128;  // by exclusive or: q <-> the byte 128 + q
+
 // Where a row of the weight matrix stands, and how many from it on stand in lanes side by side.
 struct Place {
   int64_t panel, lane, run;
@@ -61,21 +63,15 @@ void pack_plain(const PackedShape& shape, const char* rows, int64_t count, uint3
 
 template <typename T>
 void pack_int8(const PackedShape& shape, const T* rows, int64_t count, uint32_t* to) {
-  const int64_t stride = byte_row_size(shape.num_inputs), num_bytes = stride - kByteStep;
-  std::vector<uint8_t> bytes(static_cast<size_t>(count * stride));
+  const int64_t stride = shape.num_steps() * 4;
+  std::vector<int8_t> bytes(static_cast<size_t>(count * stride));
   auto* scales = reinterpret_cast<float*>(to + shape.num_steps() * kPanel);
-  auto* starts = reinterpret_cast<int32_t*>(scales + kPanel);
-  for (int64_t r = 0; r < count; ++r) {
-    uint8_t* row = bytes.data() + r * stride;
-    scales[r] = ByteRow<Portable, T>::write(rows + r * shape.num_inputs, shape.num_inputs, row);
-    int32_t sum = 0;
-    for (int64_t i = 0; i < num_bytes; ++i) {
-      row[i] ^= 0x80;  // 128 + q -> q
-      sum += static_cast<int8_t>(row[i]);
-    }
-    starts[r] = -128 * sum;
-  }
-  pack_words(reinterpret_cast<const char*>(bytes.data()), stride, num_bytes / 4, count, to);
+  for (int64_t r = 0; r < count; ++r)
+    scales[r] = Quantizer<Portable, T>::write(rows + r * shape.num_inputs, shape.num_inputs,
+                                              bytes.data() + r * stride)
+                    .scale;
+  for (int8_t& byte : bytes) byte ^= kSign;
+  pack_words(reinterpret_cast<const char*>(bytes.data()), stride, shape.num_steps(), count, to);
 }
 
 void pack_run(const PackedShape& shape, const char* rows, int64_t count, uint32_t* to) {
@@ -90,7 +86,7 @@ void unpack_int8(const PackedShape& shape, const uint32_t* from, T* row) {
   std::memcpy(&scale, from + shape.num_steps() * kPanel, sizeof scale);
   for (int64_t i = 0; i < shape.num_inputs; ++i) {
     const auto* four = reinterpret_cast<const int8_t*>(from + i / 4 * kPanel);
-    from_float(scale * four[i % 4], row + i);
+    from_float(scale * static_cast<int8_t>(four[i % 4] ^ kSign), row + i);
   }
 }
 

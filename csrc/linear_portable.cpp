@@ -8,8 +8,9 @@ void linear_portable(const Linear& linear, const LinearBlock& block, float* scra
   run_linear<Portable>(linear, block, scratch);
 }
 
-void quantize_portable(const Linear& linear, int64_t first_row, int64_t end_row, uint8_t* bytes) {
-  Quantize<Portable>::rows(linear, first_row, end_row, bytes);
+void quantize_portable(const Linear& linear, int64_t first_row, int64_t end_row,
+                       InputGroup* groups) {
+  Quantize<Portable>::rows(linear, first_row, end_row, groups);
 }
 
 }  // namespace pdrt

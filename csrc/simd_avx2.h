@@ -90,33 +90,34 @@ struct Avx2 {
     return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
   }
 
-  // Four bytes in each lane, for dot: signed ones from memory, or the same unsigned ones in all.
-  // 16 bits for each, as products of pairs of bytes do not fit the 16 bits of vpmaddubsw.
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
+  // 16 bits for each: the sum of two products that vpmaddubsw makes of them need not fit 16 bits.
   struct Quads {
     __m256i even, odd;
   };
-  static Quads load_signed(const void* p) {
+  static Quads load_unsigned(const void* p) {
     const __m256i bytes = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-    return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)};
   }
-  static Quads set_unsigned(const uint8_t* p) {
+  static Quads set_signed(const int8_t* p) {
     int32_t bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     const __m256i all = _mm256_set1_epi32(bytes);
-    return {_mm256_and_si256(all, _mm256_set1_epi32(0xff00ff)), _mm256_srli_epi16(all, 8)};
+    return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
   }
-  // sum + the four products of x, signed, and y, unsigned
+  // sum + the four products of x, unsigned, and y, signed
   static Ints dot(Quads x, Quads y, Ints sum) {
     const Ints even = _mm256_madd_epi16(x.even, y.even), odd = _mm256_madd_epi16(x.odd, y.odd);
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
   }
+  static Ints set_ints(int32_t x) { return _mm256_set1_epi32(x); }
   static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
-  // Whole numbers from 0 to 255.
-  static void store_bytes(uint8_t* p, Floats x) {
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
     const __m256i ints = _mm256_cvtps_epi32(x);
     const __m128i shorts =
         _mm_packs_epi32(_mm256_castsi256_si128(ints), _mm256_extracti128_si256(ints, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(shorts, shorts));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(shorts, shorts));
   }
 
   static Floats round(Floats x) {

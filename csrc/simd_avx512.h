@@ -65,29 +65,30 @@ struct Avx512 {
   // Also where one is a NaN.
   static Mask differs(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
 
-  // Four bytes in each lane, for dot: signed ones from memory, or the same unsigned ones in all.
-  // 16 bits for each, as products of pairs of bytes do not fit the 16 bits of vpmaddubsw.
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
+  // 16 bits for each: the sum of two products that vpmaddubsw makes of them need not fit 16 bits.
   struct Quads {
     __m512i even, odd;
   };
-  static Quads load_signed(const void* p) {
+  static Quads load_unsigned(const void* p) {
     const __m512i bytes = _mm512_loadu_si512(p);
-    return {_mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8), _mm512_srai_epi16(bytes, 8)};
+    return {_mm512_and_si512(bytes, _mm512_set1_epi16(0xff)), _mm512_srli_epi16(bytes, 8)};
   }
-  static Quads set_unsigned(const uint8_t* p) {
+  static Quads set_signed(const int8_t* p) {
     int32_t bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     const __m512i all = _mm512_set1_epi32(bytes);
-    return {_mm512_and_si512(all, _mm512_set1_epi32(0xff00ff)), _mm512_srli_epi16(all, 8)};
+    return {_mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), _mm512_srai_epi16(all, 8)};
   }
-  // sum + the four products of x, signed, and y, unsigned
+  // sum + the four products of x, unsigned, and y, signed
   static Ints dot(Quads x, Quads y, Ints sum) {
     const Ints even = _mm512_madd_epi16(x.even, y.even), odd = _mm512_madd_epi16(x.odd, y.odd);
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
   }
+  static Ints set_ints(int32_t x) { return _mm512_set1_epi32(x); }
   static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
-  // Whole numbers from 0 to 255.
-  static void store_bytes(uint8_t* p, Floats x) {
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
   }
 

@@ -77,32 +77,27 @@ struct Portable {
   static Mask greater(Ints a, int32_t b) { return a > Ints{b, b, b, b}; }
   static Mask differs(Floats a, Floats b) { return a != b; }  // also where one is a NaN
 
-  // Four bytes in each lane, for dot: signed ones from memory, or the same unsigned ones in all.
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
   struct Quads {
     Ints bytes[4];
   };
-  static Quads load_signed(const void* p) {
-    int8_t bytes[4 * kLanes];
-    std::memcpy(bytes, p, sizeof bytes);
-    Quads x;
-    for (int i = 0; i < 4; ++i)
-      x.bytes[i] = Ints{bytes[i], bytes[4 + i], bytes[8 + i], bytes[12 + i]};
-    return x;
+  static Quads load_unsigned(const void* p) {
+    const Ints words = load_ints(static_cast<const int32_t*>(p));
+    return {{words & 0xff, words >> 8 & 0xff, words >> 16 & 0xff, words >> 24 & 0xff}};
   }
-  static Quads set_unsigned(const uint8_t* p) {
-    Quads x;
-    for (int i = 0; i < 4; ++i) x.bytes[i] = Ints{p[i], p[i], p[i], p[i]};
-    return x;
+  static Quads set_signed(const int8_t* p) {
+    return {{set_ints(p[0]), set_ints(p[1]), set_ints(p[2]), set_ints(p[3])}};
   }
-  // sum + the four products of x, signed, and y, unsigned
+  // sum + the four products of x, unsigned, and y, signed
   static Ints dot(Quads x, Quads y, Ints sum) {
     for (int i = 0; i < 4; ++i) sum += x.bytes[i] * y.bytes[i];
     return sum;
   }
+  static Ints set_ints(int32_t x) { return Ints{x, x, x, x}; }
   static Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
-  // Whole numbers from 0 to 255.
-  static void store_bytes(uint8_t* p, Floats x) {
-    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(x[i]);
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x[i]);
   }
 
   static Floats round(Floats x) {
