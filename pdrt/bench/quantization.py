@@ -141,6 +141,7 @@ def as_text(result: Mapping[str, object]) -> str:
     weights, found, greedy = result["weights"], result["predictions"], result["greedy"]
     assert isinstance(weights, dict) and isinstance(found, dict) and isinstance(greedy, dict)
     same = greedy["same"]
+    ours = result["dtype"] if result["quantization"] == "none" else result["quantization"]
     kinds = [
         (kind, f"{each['relative_error']:.3%}", f"{each['worst_matrix']:.3%}")
         for kind, each in weights.items()
@@ -150,7 +151,7 @@ def as_text(result: Mapping[str, object]) -> str:
         ("KL divergence, largest", f"{found['kl_max']:.5f} nats"),
         ("same likeliest token", f"{found['top_1_agreement']:.2%}"),
         ("perplexity, float32", f"{found['perplexity_float32']:.4f}"),
-        ("perplexity", f"{found['perplexity']:.4f}"),
+        (f"perplexity, {ours}", f"{found['perplexity']:.4f}"),
         (f"same greedy tokens of {greedy['tokens']}, mean", f"{np.mean(same):.1f}"),
         ("same greedy tokens, fewest", f"{min(same)}"),
     ]

@@ -21,6 +21,7 @@ from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
+from pdrt.runner.executor import CpuExecutor
 from pdrt.worker.loader import load_into
 
 Tokens = NDArray[np.int32]
@@ -43,13 +44,14 @@ class Reader:
         memory.use_huge_pages()
         load_into(server, memory)
         self.weights = map_weights(memory, layout)
-        self._decoder = Decoder(spec, self.weights, cpu, server.max_model_len)
+        decoder = Decoder(spec, self.weights, cpu, server.max_model_len)
         shape = KVShape(
             spec.num_layers, spec.num_kv_heads, server.page_size, spec.head_dim, server.dtype
         )
         width = -(-server.max_model_len // server.page_size)
         kv = Memory.create("kv", shape.pool_bytes(num_passages * width))
-        self._pool = kv_pool(kv, shape, num_passages * width)
+        pool = kv_pool(kv, shape, num_passages * width)
+        self._executor = CpuExecutor(decoder, pool, lambda: None)
         self._page_size = server.page_size
         # Page 0 is nobody's.
         self._pages = 1 + np.arange(num_passages * width, dtype=np.int32).reshape(-1, width)
@@ -78,5 +80,5 @@ class Reader:
             seq_lens=torch.full((num_rows,), start + count, dtype=torch.int32),
             wanted=torch.arange(num_rows * count),
         )
-        hidden = self._decoder.forward(batch, self._pool, lambda: None)
-        return self._decoder.logits(hidden).view(num_rows, count, -1)
+        hidden = self._executor.forward(batch)
+        return self._executor.logits(hidden).view(num_rows, count, -1)
