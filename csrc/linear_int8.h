@@ -115,32 +115,35 @@ struct Int8Product {
   }
 
  private:
+  using Ints = typename V::Ints;
+  // What the instruction adds to. With the 64-bit lanes of __m512i, GCC 12 copies every sum twice
+  // in every step.
+  typedef int32_t Sums __attribute__((vector_size(4 * V::kLanes)));
+
   // panel: at the first of the columns.
   template <int kCount, typename Fetch>
   static void columns(const InputGroup* x, int64_t size, const char* panel, Fetch& fetch,
                       float* sums) {
-    each<kCount>(sums, [](int, int, float* sum) { V::store(sum, V::set(0)); });
-    for (int64_t g = 0; g < size; ++g, panel += kGroup * kPanel) {
-      typename V::Ints acc[kCount][kVectors];
-      products<kCount>(x + g, size, panel, fetch, acc);
-      each<kCount>(sums, [&](int r, int v, float* sum) {
-        V::store(sum, V::load(sum) + V::to_floats(acc[r][v]) * V::set(x[r * size + g].scale));
-      });
-    }
+    for (int r = 0; r < kCount; ++r)
+      for (int v = 0; v < kVectors; ++v) V::store(at(sums, r, v), V::set(0));
+    for (int64_t g = 0; g < size; ++g, panel += kGroup * kPanel)
+      group<kCount>(x + g, size, panel, fetch, sums);
     const auto* scales = reinterpret_cast<const float*>(panel);
-    each<kCount>(sums, [&](int, int v, float* sum) {
-      V::store(sum, V::load(sum) * V::load(scales + v * V::kLanes));
-    });
+    for (int r = 0; r < kCount; ++r)
+      for (int v = 0; v < kVectors; ++v)
+        V::store(at(sums, r, v), V::load(at(sums, r, v)) * V::load(scales + v * V::kLanes));
   }
 
-  // acc[r][v] = sums of one group of each row
+  // sums += the products of a group of each row. They wait in memory, as the whole numbers take the
+  // registers.
   template <int kCount, typename Fetch>
-  static inline __attribute__((always_inline)) void products(
-      const InputGroup* x, int64_t size, const char* panel, Fetch& fetch,
-      typename V::Ints (&acc)[kCount][kVectors]) {
+  static inline __attribute__((always_inline)) void group(const InputGroup* x, int64_t size,
+                                                          const char* panel, Fetch& fetch,
+                                                          float* sums) {
+    Sums acc[kCount][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r)
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = V::set_ints(x[r * size].start);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = (Sums)V::set_ints(x[r * size].start);
     for (int k = 0; k < kGroup; k += 4, panel += kPanel * 4) {
       fetch.step();
       typename V::Quads weight[kVectors];
@@ -148,17 +151,19 @@ struct Int8Product {
 #pragma GCC unroll 8
       for (int r = 0; r < kCount; ++r) {
         const typename V::Quads input = V::set_signed(x[r * size].q + k);
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(weight[v], input, acc[r][v]);
+        for (int v = 0; v < kVectors; ++v)
+          acc[r][v] = (Sums)V::dot(weight[v], input, (Ints)acc[r][v]);
       }
     }
-  }
-
-  // Calls body(row, vector, place in sums) for all of them.
-  template <int kCount, typename Body>
-  static inline __attribute__((always_inline)) void each(float* sums, Body body) {
 #pragma GCC unroll 8
     for (int r = 0; r < kCount; ++r)
-      for (int v = 0; v < kVectors; ++v) body(r, v, sums + r * kPanel + v * V::kLanes);
+      for (int v = 0; v < kVectors; ++v)
+        V::store(at(sums, r, v), V::load(at(sums, r, v)) +
+                                     V::to_floats((Ints)acc[r][v]) * V::set(x[r * size].scale));
+  }
+
+  static float* at(float* sums, int row, int vector) {
+    return sums + row * kPanel + vector * V::kLanes;
   }
 };
 
