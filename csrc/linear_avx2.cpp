@@ -7,7 +7,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 
 #include "bfloat16.h"

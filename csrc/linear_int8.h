@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "bfloat16.h"
 #include "cpu_linear.h"
@@ -28,9 +27,14 @@ class Quantizer {
 
   // Writes q, and zeros up to a multiple of kGroup.
   static Result write(const T* x, int64_t size, int8_t* q) {
-    const float scale = scale_of(x, size);
+    F largest = V::set(0), sum = V::set(0);
+    for (int64_t i = 0; i < size; i += kLanes) {
+      const F numbers = load(x + i, size - i);
+      largest = V::max(largest, V::max(numbers, V::set(0) - numbers));
+      sum = sum + (numbers - numbers);  // 0, or NaN of what is not finite
+    }
+    const float scale = V::largest(largest) / 127;
     const F divisor = V::set(scale > 0 ? scale : 1.0f);
-    F sum = V::set(0);
     int64_t i = 0;
     for (; i < size; i += kLanes) {
       const F numbers = whole(V::div(load(x + i, size - i), divisor));
@@ -38,32 +42,13 @@ class Quantizer {
       sum = sum + numbers;
     }
     for (; i % kGroup; ++i) q[i] = 0;
-    return {scale, total(sum)};
+    const float total = V::total(sum);
+    return total == total ? Result{scale, total} : Result{total, 0};
   }
 
  private:
-  static float scale_of(const T* x, int64_t size) {
-    F largest = V::set(0), none = V::set(0);
-    for (int64_t i = 0; i < size; i += kLanes) {
-      const F numbers = load(x + i, size - i);
-      largest = V::max(largest, V::max(numbers, V::set(0) - numbers));
-      none = none + (numbers - numbers);  // of what is not finite, NaN
-    }
-    float lanes[kLanes];
-    V::store(lanes, largest);
-    const float most = *std::max_element(lanes, lanes + kLanes);
-    return total(none) == 0 ? most / 127 : std::numeric_limits<float>::quiet_NaN();
-  }
-
   // Bounded, as scales may be so small that they are rounded, and for NaN.
   static F whole(F x) { return V::min(V::max(V::round(x), V::set(-127)), V::set(127)); }
-
-  static float total(F x) {
-    float lanes[kLanes], sum = 0;
-    V::store(lanes, x);
-    for (const float lane : lanes) sum += lane;
-    return sum;
-  }
 
   static F load(const T* x, int64_t left) {
     return left >= kLanes ? V::load(x) : V::load_first(x, static_cast<int>(left));

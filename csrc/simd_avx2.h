@@ -56,6 +56,17 @@ struct Avx2 {
   static Floats select(Mask mask, Floats yes, Floats no) {
     return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(mask));
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float total(Floats x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   static Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 
   // rows[i][j] -> rows[j][i], in three rounds that exchange pairs of lanes 1, 2 and 4 apart.

@@ -53,6 +53,9 @@ struct Avx512 {
   static Floats select(Mask mask, Floats yes, Floats no) {
     return _mm512_mask_blend_ps(mask, no, yes);
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) { return _mm512_reduce_max_ps(x); }
+  static float total(Floats x) { return _mm512_reduce_add_ps(x); }
   static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 
   static void transpose(Floats (&rows)[kLanes]) { transpose16(rows); }

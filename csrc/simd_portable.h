@@ -59,6 +59,12 @@ struct Portable {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) |
                                     (~mask & reinterpret_cast<Ints>(no)));
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) {
+    const float low = x[0] > x[1] ? x[0] : x[1], high = x[2] > x[3] ? x[2] : x[3];
+    return low > high ? low : high;
+  }
+  static float total(Floats x) { return (x[0] + x[1]) + (x[2] + x[3]); }
   static Floats div(Floats a, Floats b) { return a / b; }
 
   static Mask first(int n) { return Ints{0, 1, 2, 3} < Ints{n, n, n, n}; }
