@@ -1,8 +1,8 @@
 // Products of int8 weights: inputs become bytes, four of which a dot product takes at once.
 //
-// A group's sum is a whole number, the same in any order. What is left of floating point, a
-// division for a byte, a product and an addition for a group, a product for an output, IEEE 754
-// rounds in one way only, so all instruction sets give the same bits: nothing is fused here.
+// A group's sum is a whole number, the same in any order. What is left of floating point, products
+// and additions and two divisions for a scale, IEEE 754 rounds in one way only, so all instruction
+// sets give the same bits: nothing is fused here.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +18,7 @@ template <typename V, typename T>
 class Quantizer {
   using F = typename V::Floats;
   static constexpr int kLanes = V::kLanes;
+  static constexpr float kLeastScale = 0x1p-120f;  // whose inverse is finite; below, all q are 0
 
  public:
   struct Result {
@@ -34,10 +35,10 @@ class Quantizer {
       sum = sum + (numbers - numbers);  // 0, or NaN of what is not finite
     }
     const float scale = V::largest(largest) / 127;
-    const F divisor = V::set(scale > 0 ? scale : 1.0f);
+    const F per_step = V::set(scale > kLeastScale ? 1 / scale : 0.0f);
     int64_t i = 0;
     for (; i < size; i += kLanes) {
-      const F numbers = whole(V::div(load(x + i, size - i), divisor));
+      const F numbers = whole(load(x + i, size - i) * per_step);
       V::store_bytes(q + i, numbers);
       sum = sum + numbers;
     }
@@ -47,7 +48,7 @@ class Quantizer {
   }
 
  private:
-  // Bounded, as scales may be so small that they are rounded, and for NaN.
+  // Bounded, so that what is not finite becomes a byte too.
   static F whole(F x) { return V::min(V::max(V::round(x), V::set(-127)), V::set(127)); }
 
   static F load(const T* x, int64_t left) {

@@ -105,8 +105,8 @@ def linear(
     """residual + f(x weight^T + bias), summed in float32 and rounded once.
 
     f is the activation; a gated one is f(gate) * up of gate | up = x weight^T + bias. The bits of a
-    row depend on that row and the weight alone. With an int8 weight, x is rounded in groups of 64 to
-    whole numbers from -127 to 127 and their scale, and a row that is not all finite gives NaN.
+    row depend on that row and the weight alone. With an int8 weight, x is rounded in groups of 64
+    to whole numbers from -127 to 127 and their scale; a row that is not all finite gives NaN.
 
     Args:
         x: [num_rows, num_inputs], dtype of the weight, contiguous.

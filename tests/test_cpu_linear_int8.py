@@ -27,7 +27,9 @@ def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = rows.float().numpy()
     scales = (np.abs(x).max(axis=1, keepdims=True) / np.float32(127)).astype(np.float32)
-    steps = np.rint(x / np.where(scales > 0, scales, np.float32(1)))
+    with np.errstate(divide="ignore"):
+        per_step = np.where(scales > 2.0**-120, np.float32(1) / scales, np.float32(0))
+    steps = np.rint(x * per_step)
     return torch.from_numpy(steps).double(), torch.from_numpy(scales)
 
 
@@ -171,13 +173,12 @@ def test_rows_of_zeros_stay_zero() -> None:
     assert linear(x, panels, bias)[1].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_rows_too_small_for_steps_of_their_own_stay_finite() -> None:
-    """A scale of 300 / 127 of the smallest float is 2 of it, and one of 1 / 127 is 0."""
-    smallest = 2.0**-149
-    weight = torch.tensor([[smallest, 0.0], [300 * smallest, -smallest]])
+def test_rows_too_small_for_a_scale_are_zero() -> None:
+    """The inverse of a scale below 2^-120 may be infinite; all of its row counts as zero."""
+    weight = torch.tensor([[2.0**-149, 0.0], [2.0**-114, -1.0], [2.0**-114, 0.0]])
     panels = packed(weight, int8=True)
-    assert (unpacked(panels).double() / smallest).tolist() == [[0.0, 0.0], [254.0, 0.0]]
-    assert linear(weight, panels).isfinite().all()
+    assert unpacked(panels).tolist() == [[0.0, 0.0], [0.0, -1.0], [0.0, 0.0]]
+    assert linear(weight, panels).tolist() == [[0.0] * 3, [0.0, 1.0, 0.0], [0.0] * 3]
 
 
 def test_a_row_of_the_weight_that_is_not_finite_gives_nan_where_it_goes() -> None:

@@ -27,9 +27,9 @@ from msgspec import structs
 from torch import Tensor
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.predictions import go_on, read, same_until
 from pdrt.bench.profile import bound_threads
 from pdrt.bench.prompts import Vocabulary
-from pdrt.bench.predictions import go_on, read, same_until
 from pdrt.bench.reader import Reader, Tokens
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.tables import Table
