@@ -16,20 +16,23 @@ constexpr int64_t kBlockBytes = 1 << 18;
 constexpr int64_t kFewRows = 64;
 // Below this many multiply-adds or bytes, waking a thread costs more than it saves.
 constexpr int64_t kWorthSharing = 1 << 21;
+// Inputs that a thread quantizes before it asks for more.
+constexpr int64_t kItemInputs = 1 << 16;
 
-LinearKernel kernel() {
-  switch (cpu_isa()) {
-    case Isa::kAvx512Bf16:
-      return linear_avx512_bf16;
-    case Isa::kAvx512:
-      return linear_avx512;
-    case Isa::kAvx2:
-      return linear_avx2;
-    case Isa::kPortable:
-      return linear_portable;
-  }
-  return linear_portable;
-}
+struct Kernels {
+  LinearKernel multiply;
+  QuantizeKernel quantize;
+};
+
+// By Isa.
+constexpr Kernels kKernels[] = {
+    {linear_portable, quantize_portable},
+    {linear_avx2, quantize_avx2},
+    {linear_avx512, quantize_avx512},
+    {linear_avx512_bf16, quantize_avx512},
+};
+
+const Kernels& kernels() { return kKernels[static_cast<int>(cpu_isa())]; }
 
 // How a product is cut into blocks. No cut changes a bit.
 struct Cut {
@@ -37,7 +40,8 @@ struct Cut {
 
   explicit Cut(const Linear& linear) {
     const PackedShape& shape = linear.shape;
-    const int64_t row_bytes = shape.num_inputs * (shape.is_bfloat16 ? 2 : 4);
+    const int64_t row_bytes = shape.is_int8 ? shape.num_groups() * int64_t{sizeof(InputGroup)}
+                                            : shape.num_inputs * (shape.is_bfloat16 ? 2 : 4);
     block_rows = std::max(kFewRows, kBlockBytes / row_bytes / 8 * 8);
     block_panels = std::max<int64_t>(1, kItemBytes / shape.panel_bytes());
   }
@@ -55,13 +59,11 @@ float* thread_scratch(const Linear& linear, const LinearBlock& block) {
   return scratch.data()->floats;
 }
 
-}  // namespace
-
-void cpu_linear(const Linear& linear) {
+void multiply(const Linear& linear) {
   const PackedShape& shape = linear.shape;
   const int64_t num_panels = shape.num_panels();
-  const LinearKernel run = kernel();
-  const bool widens = shape.is_bfloat16 && cpu_isa() < Isa::kAvx512Bf16;
+  const LinearKernel run = kernels().multiply;
+  const bool widens = shape.is_bfloat16 && !shape.is_int8 && cpu_isa() < Isa::kAvx512Bf16;
   const Cut cut(linear);
   const int64_t across = (num_panels + cut.block_panels - 1) / cut.block_panels;
   const int64_t down = (linear.num_rows + cut.block_rows - 1) / cut.block_rows;
@@ -74,6 +76,35 @@ void cpu_linear(const Linear& linear) {
   if (std::max<int64_t>(4, linear.num_rows) * shape.num_bytes() / 4 >= kWorthSharing)
     return ThreadPool::instance().run_stretches(across * down, item);
   for (int64_t i = 0; i < across * down; ++i) item(i);
+}
+
+// The rows of x in groups: once for all blocks, in memory that the next call takes again.
+const InputGroup* quantized(const Linear& linear) {
+  thread_local std::vector<InputGroup> memory;
+  const int64_t row_groups = linear.shape.num_groups();
+  const auto size = static_cast<size_t>(linear.num_rows * row_groups);
+  if (memory.size() < size) memory.resize(size);
+  InputGroup* groups = memory.data();
+  const int64_t item_rows = std::max<int64_t>(1, kItemInputs / linear.shape.num_inputs);
+  const QuantizeKernel run = kernels().quantize;
+  const auto item = [&](int64_t i) {
+    const int64_t first = i * item_rows;
+    run(linear, first, std::min(linear.num_rows, first + item_rows), groups + first * row_groups);
+  };
+  if (linear.num_rows <= item_rows)
+    item(0);
+  else
+    ThreadPool::instance().run((linear.num_rows + item_rows - 1) / item_rows, item);
+  return groups;
+}
+
+}  // namespace
+
+void cpu_linear(const Linear& linear) {
+  if (!linear.shape.is_int8) return multiply(linear);
+  Linear in_groups = linear;
+  in_groups.x = quantized(linear);
+  multiply(in_groups);
 }
 
 }  // namespace pdrt

@@ -14,12 +14,13 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-PackedShape packed_shape(int64_t num_outputs, int64_t num_inputs, bool gated, bool is_bfloat16) {
+PackedShape packed_shape(int64_t num_outputs, int64_t num_inputs, bool gated, bool is_bfloat16,
+                         bool is_int8) {
   PDRT_CHECK(num_outputs > 0 && num_inputs > 0, "a weight of ", num_outputs, " x ", num_inputs,
              " has no elements");
   PDRT_CHECK(!gated || num_outputs % 2 == 0, "num_outputs is ", num_outputs,
              "; gate and up together need an even number");
-  return {num_outputs, num_inputs, gated, is_bfloat16};
+  return {num_outputs, num_inputs, gated, is_bfloat16, is_int8};
 }
 
 void linear(const PackedShape& shape, uintptr_t weight, uintptr_t out, uintptr_t x, uintptr_t bias,
@@ -43,11 +44,12 @@ void bind_cpu_linear(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> without_gil;
   py::class_<PackedShape>(m, "PackedShape")
       .def(py::init(&packed_shape), py::kw_only(), "num_outputs"_a, "num_inputs"_a, "gated"_a,
-           "is_bfloat16"_a)
+           "is_bfloat16"_a, "is_int8"_a)
       .def_readonly("num_outputs", &PackedShape::num_outputs)
       .def_readonly("num_inputs", &PackedShape::num_inputs)
       .def_readonly("gated", &PackedShape::gated)
       .def_readonly("is_bfloat16", &PackedShape::is_bfloat16)
+      .def_readonly("is_int8", &PackedShape::is_int8)
       .def_property_readonly("num_bytes", &PackedShape::num_bytes);
   m.def(
       "cpu_pack_rows",

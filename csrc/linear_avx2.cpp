@@ -14,13 +14,17 @@
 
 PDRT_BEGIN_AVX2
 
-#include "linear_tile.h"
+#include "linear_run.h"
 #include "simd_avx2.h"
 
 namespace pdrt {
 
 void linear_avx2(const Linear& linear, const LinearBlock& block, float* scratch) {
   run_linear<Avx2>(linear, block, scratch);
+}
+
+void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups) {
+  Quantize<Avx2>::rows(linear, first_row, end_row, groups);
 }
 
 }  // namespace pdrt
@@ -34,6 +38,10 @@ namespace pdrt {
 // Never chosen here; see cpu_isa.cpp.
 void linear_avx2(const Linear& linear, const LinearBlock& block, float* scratch) {
   linear_portable(linear, block, scratch);
+}
+
+void quantize_avx2(const Linear& linear, int64_t first_row, int64_t end_row, InputGroup* groups) {
+  quantize_portable(linear, first_row, end_row, groups);
 }
 
 }  // namespace pdrt

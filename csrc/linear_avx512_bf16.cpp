@@ -1,4 +1,4 @@
-// Linear layers with the dot products of AVX512-BF16; float32 as with AVX-512.
+// Linear layers with the dot products of AVX512-BF16 and VNNI; float32 as with AVX-512.
 #include "cpu_linear.h"
 
 #ifdef __x86_64__
@@ -15,6 +15,7 @@
 
 PDRT_BEGIN_AVX512_BF16
 
+#include "linear_int8.h"
 #include "linear_tile.h"
 #include "simd_avx512.h"
 
@@ -22,13 +23,25 @@ namespace pdrt {
 namespace {
 
 // A type of its own, so that no function compiled here passes for one for plain AVX-512.
-struct Avx512Bf16 : Avx512 {};
+struct Avx512Bf16 : Avx512 {
+  using Quads = __m512i;
+
+  static Quads load_unsigned(const void* p) { return _mm512_loadu_si512(p); }
+  static Quads set_signed(const int8_t* p) {
+    int32_t bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return _mm512_set1_epi32(bytes);
+  }
+  static Ints dot(Quads x, Quads y, Ints sum) { return _mm512_dpbusd_epi32(sum, x, y); }
+};
 
 // Two inputs a step: sum += x[k] w[k] + x[k + 1] w[k + 1], as vdpbf16ps rounds it.
 struct DotProduct {
   using X = bfloat16;
   static constexpr int kRows = 8;
   static constexpr int kColumns = kPanel;
+
+  static int64_t row_size(const PackedShape& shape) { return shape.num_inputs; }
 
   static const bfloat16* rows(const Linear& linear, const LinearBlock& block, float*) {
     return static_cast<const bfloat16*>(linear.x) + block.first_row * linear.shape.num_inputs;
@@ -74,8 +87,14 @@ struct DotProduct {
 }  // namespace
 
 void linear_avx512_bf16(const Linear& linear, const LinearBlock& block, float* scratch) {
-  if (linear.shape.is_bfloat16)
-    LinearTiles<Avx512Bf16, bfloat16, DotProduct>::run(linear, block, scratch);
+  using V = Avx512Bf16;
+  const PackedShape& shape = linear.shape;
+  if (shape.is_int8 && shape.is_bfloat16)
+    LinearTiles<V, bfloat16, Int8Product<V>>::run(linear, block, scratch);
+  else if (shape.is_int8)
+    LinearTiles<V, float, Int8Product<V>>::run(linear, block, scratch);
+  else if (shape.is_bfloat16)
+    LinearTiles<V, bfloat16, DotProduct>::run(linear, block, scratch);
   else
     linear_avx512(linear, block, scratch);
 }

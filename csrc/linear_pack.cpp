@@ -1,12 +1,17 @@
 // Rows into panels, and back.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "check.h"
 #include "cpu_linear.h"
+#include "linear_int8.h"
+#include "simd_portable.h"
 
 namespace pdrt {
 namespace {
+
+constexpr int8_t kSign = -128;  // by exclusive or: q <-> the byte 128 + q
 
 // Where a row of the weight matrix stands, and how many from it on stand in lanes side by side.
 struct Place {
@@ -20,32 +25,34 @@ Place place(const PackedShape& shape, int64_t row) {
   return {i / kHalf, half * kHalf + i % kHalf, std::min(kHalf - i % kHalf, size - i)};
 }
 
-// A panel is words of 4 bytes, [steps][32]: an input, or a pair of them.
-int64_t num_steps(const PackedShape& shape) {
-  return shape.is_bfloat16 ? (shape.num_inputs + 1) / 2 : shape.num_inputs;
+// A panel's words of 4 bytes: an input, a pair of them, or four.
+uint32_t* lane(const PackedShape& shape, void* packed, const Place& at) {
+  char* panel = static_cast<char*>(packed) + at.panel * shape.panel_bytes();
+  return reinterpret_cast<uint32_t*>(panel) + at.lane;
 }
 
 int64_t row_bytes(const PackedShape& shape) {
   return shape.num_inputs * (shape.is_bfloat16 ? 2 : 4);
 }
 
-uint32_t* lane(const PackedShape& shape, void* packed, const Place& at) {
-  return static_cast<uint32_t*>(packed) + at.panel * num_steps(shape) * kPanel + at.lane;
-}
-
-// `count` rows from `rows` on to as many lanes from `to` on. A cache line of each row at a time, so
-// that the lines of the panel which they go to stay in the cache until they are full.
-void pack_run(const PackedShape& shape, const char* rows, int64_t count, uint32_t* to) {
+// The first words of `count` rows that stand `stride` bytes apart, to as many lanes from `to` on. A
+// cache line of each row at a time, so that the lines of the panel which they go to stay in the
+// cache until they are full.
+void pack_words(const char* rows, int64_t stride, int64_t num_words, int64_t count, uint32_t* to) {
   constexpr int64_t kSteps = 16;
-  const int64_t bytes = row_bytes(shape), whole = bytes / 4;
-  for (int64_t step = 0; step < whole; step += kSteps) {
-    const int64_t steps = std::min(kSteps, whole - step);
+  for (int64_t step = 0; step < num_words; step += kSteps) {
+    const int64_t steps = std::min(kSteps, num_words - step);
     for (int64_t r = 0; r < count; ++r) {
       uint32_t words[kSteps];
-      std::memcpy(words, rows + r * bytes + step * 4, steps * 4);
+      std::memcpy(words, rows + r * stride + step * 4, steps * 4);
       for (int64_t i = 0; i < steps; ++i) to[(step + i) * kPanel + r] = words[i];
     }
   }
+}
+
+void pack_plain(const PackedShape& shape, const char* rows, int64_t count, uint32_t* to) {
+  const int64_t bytes = row_bytes(shape), whole = bytes / 4;
+  pack_words(rows, bytes, whole, count, to);
   if (bytes % 4 == 0) return;
   for (int64_t r = 0; r < count; ++r) {
     uint16_t last;
@@ -54,10 +61,45 @@ void pack_run(const PackedShape& shape, const char* rows, int64_t count, uint32_
   }
 }
 
-void unpack(const PackedShape& shape, const uint32_t* from, char* row) {
+template <typename T>
+void pack_int8(const PackedShape& shape, const T* rows, int64_t count, uint32_t* to) {
+  const int64_t stride = shape.num_steps() * 4;
+  std::vector<int8_t> bytes(static_cast<size_t>(count * stride));
+  auto* scales = reinterpret_cast<float*>(to + shape.num_steps() * kPanel);
+  for (int64_t r = 0; r < count; ++r)
+    scales[r] = Quantizer<Portable, T>::write(rows + r * shape.num_inputs, shape.num_inputs,
+                                              bytes.data() + r * stride)
+                    .scale;
+  for (int8_t& byte : bytes) byte ^= kSign;
+  pack_words(reinterpret_cast<const char*>(bytes.data()), stride, shape.num_steps(), count, to);
+}
+
+void pack_run(const PackedShape& shape, const char* rows, int64_t count, uint32_t* to) {
+  if (!shape.is_int8) return pack_plain(shape, rows, count, to);
+  shape.is_bfloat16 ? pack_int8(shape, reinterpret_cast<const bfloat16*>(rows), count, to)
+                    : pack_int8(shape, reinterpret_cast<const float*>(rows), count, to);
+}
+
+template <typename T>
+void unpack_int8(const PackedShape& shape, const uint32_t* from, T* row) {
+  float scale;
+  std::memcpy(&scale, from + shape.num_steps() * kPanel, sizeof scale);
+  for (int64_t i = 0; i < shape.num_inputs; ++i) {
+    const auto* four = reinterpret_cast<const int8_t*>(from + i / 4 * kPanel);
+    from_float(scale * static_cast<int8_t>(four[i % 4] ^ kSign), row + i);
+  }
+}
+
+void unpack_plain(const PackedShape& shape, const uint32_t* from, char* row) {
   const int64_t bytes = row_bytes(shape), whole = bytes / 4;
   for (int64_t step = 0; step < whole; ++step) std::memcpy(row + step * 4, from + step * kPanel, 4);
   if (bytes % 4) std::memcpy(row + whole * 4, from + whole * kPanel, 2);
+}
+
+void unpack(const PackedShape& shape, const uint32_t* from, char* row) {
+  if (!shape.is_int8) return unpack_plain(shape, from, row);
+  shape.is_bfloat16 ? unpack_int8(shape, from, reinterpret_cast<bfloat16*>(row))
+                    : unpack_int8(shape, from, reinterpret_cast<float*>(row));
 }
 
 }  // namespace

@@ -42,10 +42,12 @@ using PrefetchFar = Prefetch<2>;   // to the second
 // Products over widened bfloat16 or float32, for any vector type.
 template <typename V, typename T>
 struct WideProduct {
-  using X = float;                                       // dtype of the rows that run() takes
+  using X = float;  // dtype of the rows that run() takes, row_size() of them each
   static constexpr int kRows = V::kLanes == 16 ? 8 : 4;  // so that the sums stay in registers
   static constexpr int kVectors = 2;
   static constexpr int kColumns = kVectors * V::kLanes;
+
+  static int64_t row_size(const PackedShape& shape) { return shape.num_inputs; }
 
   static const float* rows(const Linear& linear, const LinearBlock& block, float* scratch) {
     const int64_t size = linear.shape.num_inputs, first = block.first_row * size;
@@ -146,7 +148,7 @@ class LinearTiles {
   template <int kMost, typename Fetch, typename Finish>
   static void tiles(const Linear& linear, const LinearBlock& block, const typename Product::X* x,
                     const char* panel, Fetch& fetch, const Finish& finish) {
-    const int64_t size = linear.shape.num_inputs;
+    const int64_t size = Product::row_size(linear.shape);
     alignas(64) float sums[kRows * kPanel];
     int64_t left = block.end_row - block.first_row, tiles = (left + kRows - 1) / kRows;
     for (int64_t row = block.first_row; left > 0; --tiles) {
@@ -166,12 +168,5 @@ class LinearTiles {
     Product::template run<kMost>(x, size, panel, fetch, sums);
   }
 };
-
-template <typename V>
-void run_linear(const Linear& linear, const LinearBlock& block, float* scratch) {
-  linear.shape.is_bfloat16
-      ? LinearTiles<V, bfloat16, WideProduct<V, bfloat16>>::run(linear, block, scratch)
-      : LinearTiles<V, float, WideProduct<V, float>>::run(linear, block, scratch);
-}
 
 }  // namespace pdrt

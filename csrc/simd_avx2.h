@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "bfloat16.h"
 
@@ -55,6 +56,17 @@ struct Avx2 {
   static Floats select(Mask mask, Floats yes, Floats no) {
     return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(mask));
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float total(Floats x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   static Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 
   // rows[i][j] -> rows[j][i], in three rounds that exchange pairs of lanes 1, 2 and 4 apart.
@@ -87,6 +99,36 @@ struct Avx2 {
   // Also where one is a NaN.
   static Mask differs(Floats a, Floats b) {
     return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
+  }
+
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
+  // 16 bits for each: the sum of two products that vpmaddubsw makes of them need not fit 16 bits.
+  struct Quads {
+    __m256i even, odd;
+  };
+  static Quads load_unsigned(const void* p) {
+    const __m256i bytes = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)};
+  }
+  static Quads set_signed(const int8_t* p) {
+    int32_t bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    const __m256i all = _mm256_set1_epi32(bytes);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
+  }
+  // sum + the four products of x, unsigned, and y, signed
+  static Ints dot(Quads x, Quads y, Ints sum) {
+    const Ints even = _mm256_madd_epi16(x.even, y.even), odd = _mm256_madd_epi16(x.odd, y.odd);
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+  }
+  static Ints set_ints(int32_t x) { return _mm256_set1_epi32(x); }
+  static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
+    const __m256i ints = _mm256_cvtps_epi32(x);
+    const __m128i shorts =
+        _mm_packs_epi32(_mm256_castsi256_si128(ints), _mm256_extracti128_si256(ints, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(shorts, shorts));
   }
 
   static Floats round(Floats x) {

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "bfloat16.h"
 #include "transpose16_avx512.h"
@@ -52,6 +53,9 @@ struct Avx512 {
   static Floats select(Mask mask, Floats yes, Floats no) {
     return _mm512_mask_blend_ps(mask, no, yes);
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) { return _mm512_reduce_max_ps(x); }
+  static float total(Floats x) { return _mm512_reduce_add_ps(x); }
   static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 
   static void transpose(Floats (&rows)[kLanes]) { transpose16(rows); }
@@ -63,6 +67,33 @@ struct Avx512 {
   }
   // Also where one is a NaN.
   static Mask differs(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
+  // 16 bits for each: the sum of two products that vpmaddubsw makes of them need not fit 16 bits.
+  struct Quads {
+    __m512i even, odd;
+  };
+  static Quads load_unsigned(const void* p) {
+    const __m512i bytes = _mm512_loadu_si512(p);
+    return {_mm512_and_si512(bytes, _mm512_set1_epi16(0xff)), _mm512_srli_epi16(bytes, 8)};
+  }
+  static Quads set_signed(const int8_t* p) {
+    int32_t bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    const __m512i all = _mm512_set1_epi32(bytes);
+    return {_mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), _mm512_srai_epi16(all, 8)};
+  }
+  // sum + the four products of x, unsigned, and y, signed
+  static Ints dot(Quads x, Quads y, Ints sum) {
+    const Ints even = _mm512_madd_epi16(x.even, y.even), odd = _mm512_madd_epi16(x.odd, y.odd);
+    return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+  }
+  static Ints set_ints(int32_t x) { return _mm512_set1_epi32(x); }
+  static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+  }
 
   static Floats round(Floats x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -59,6 +59,12 @@ struct Portable {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) |
                                     (~mask & reinterpret_cast<Ints>(no)));
   }
+  // Of all lanes. The largest of a NaN and others is any of them.
+  static float largest(Floats x) {
+    const float low = x[0] > x[1] ? x[0] : x[1], high = x[2] > x[3] ? x[2] : x[3];
+    return low > high ? low : high;
+  }
+  static float total(Floats x) { return (x[0] + x[1]) + (x[2] + x[3]); }
   static Floats div(Floats a, Floats b) { return a / b; }
 
   static Mask first(int n) { return Ints{0, 1, 2, 3} < Ints{n, n, n, n}; }
@@ -76,6 +82,29 @@ struct Portable {
   }
   static Mask greater(Ints a, int32_t b) { return a > Ints{b, b, b, b}; }
   static Mask differs(Floats a, Floats b) { return a != b; }  // also where one is a NaN
+
+  // Four bytes in each lane, for dot: unsigned ones from memory, or the same signed ones in all.
+  struct Quads {
+    Ints bytes[4];
+  };
+  static Quads load_unsigned(const void* p) {
+    const Ints words = load_ints(static_cast<const int32_t*>(p));
+    return {{words & 0xff, words >> 8 & 0xff, words >> 16 & 0xff, words >> 24 & 0xff}};
+  }
+  static Quads set_signed(const int8_t* p) {
+    return {{set_ints(p[0]), set_ints(p[1]), set_ints(p[2]), set_ints(p[3])}};
+  }
+  // sum + the four products of x, unsigned, and y, signed
+  static Ints dot(Quads x, Quads y, Ints sum) {
+    for (int i = 0; i < 4; ++i) sum += x.bytes[i] * y.bytes[i];
+    return sum;
+  }
+  static Ints set_ints(int32_t x) { return Ints{x, x, x, x}; }
+  static Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+  // Whole numbers from -128 to 127.
+  static void store_bytes(int8_t* p, Floats x) {
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x[i]);
+  }
 
   static Floats round(Floats x) {
     const Floats magic = set(0x1.8p23f);  // adding it leaves no bits for a fraction

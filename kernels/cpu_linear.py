@@ -32,7 +32,8 @@ class PackedLinear:
 
     Attributes:
         memory: [num_bytes] uint8, which holds it; zero before the first row is written.
-        packed: its sizes, its dtype, and whether it is gate | up with the two side by side.
+        packed: its sizes, what it is made of, and whether it is gate | up side by side.
+        dtype: of the rows that are packed, of inputs and of results; the panels may be int8.
     """
 
     memory: Tensor
@@ -55,11 +56,12 @@ class PackedLinear:
         return self.shape[0] // 2 if self.packed.gated else self.shape[0]
 
 
-def packed(weight: Tensor, gated: bool = False) -> PackedLinear:
+def packed(weight: Tensor, gated: bool = False, int8: bool = False) -> PackedLinear:
     """A packed copy of a weight [num_outputs, num_inputs], float32 or bfloat16.
 
     Args:
         gated: the rows are those of gate, then as many of up, whose results are multiplied.
+        int8: each row becomes whole numbers from -127 to 127, and their scale.
 
     Raises:
         ValueError: the weight does not fit; names what is wrong.
@@ -70,6 +72,7 @@ def packed(weight: Tensor, gated: bool = False) -> PackedLinear:
         num_inputs=num_inputs,
         gated=gated,
         is_bfloat16=weight.dtype is torch.bfloat16,
+        is_int8=int8,
     )
     result = PackedLinear(torch.zeros(shape.num_bytes, dtype=torch.uint8), shape)
     pack_rows(result, 0, weight)
@@ -102,7 +105,8 @@ def linear(
     """residual + f(x weight^T + bias), summed in float32 and rounded once.
 
     f is the activation; a gated one is f(gate) * up of gate | up = x weight^T + bias. The bits of a
-    row depend on that row and the weight alone.
+    row depend on that row and the weight alone. With an int8 weight, x is rounded in groups of 64
+    to whole numbers from -127 to 127 and their scale; a row that is not all finite gives NaN.
 
     Args:
         x: [num_rows, num_inputs], dtype of the weight, contiguous.
@@ -172,5 +176,5 @@ def _packed(weight: Tensor | PackedLinear) -> PackedLinear:
 
 
 def unpacked(weight: PackedLinear) -> Tensor:
-    """The weight [num_outputs, num_inputs] row after row."""
+    """The weight [num_outputs, num_inputs] row after row; an int8 one as what it stands for."""
     return embedding(torch.arange(weight.shape[0], dtype=torch.int32), weight)

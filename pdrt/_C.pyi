@@ -306,11 +306,18 @@ class PackedShape:
     num_outputs: int  # of gate and up together, where they are gated
     num_inputs: int
     gated: bool
-    is_bfloat16: bool
+    is_bfloat16: bool  # of the rows that are packed, the inputs and the results
+    is_int8: bool  # of the weight itself; else as the rows
     num_bytes: int
 
     def __init__(
-        self, *, num_outputs: int, num_inputs: int, gated: bool, is_bfloat16: bool
+        self,
+        *,
+        num_outputs: int,
+        num_inputs: int,
+        gated: bool,
+        is_bfloat16: bool,
+        is_int8: bool,
     ) -> None: ...
 
 def cpu_pack_rows(

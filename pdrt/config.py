@@ -20,6 +20,7 @@ MemoryExport = Literal["auto", "vmm", "ipc"]
 Mps = Literal["auto", "on", "off"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Mode = Literal["separated", "unified"]
+Quantization = Literal["none", "int8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_WORKERS = 64
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         reproducible: on a GPU, attention sums at fixed places, so that its bits do not depend on
             which requests share a step; on the CPU that is always so.
         dtype: of weights and KV. auto: the checkpoint's own, float32 where the CPU lacks bfloat16.
+        quantization: of the weights of linears, which int8 halves; docs/cpu.md. CPU only.
         max_model_len: longest prompt + output, tokens.
         max_num_seqs: most requests in one decode step of one worker.
         max_num_batched_tokens: most tokens in one step; longer prompts are prefilled in chunks.
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     revision: str | None = None
     load_format: LoadFormat = "auto"
     dtype: DType = "auto"
+    quantization: Quantization = "none"
     device: str = "auto"
     memory_export: MemoryExport = "auto"
     mem_fraction_static: float = 0.9
@@ -96,6 +99,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ConfigError(f"{flag} is {getattr(self, name)!r}; {accepted}")
 
         require(self.dtype in get_args(DType), "dtype", f"give one of {', '.join(get_args(DType))}")
+        require(
+            self.quantization in get_args(Quantization),
+            "quantization",
+            f"give one of {', '.join(get_args(Quantization))}",
+        )
         require(
             self.load_format in get_args(LoadFormat),
             "load_format",

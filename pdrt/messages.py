@@ -63,6 +63,7 @@ class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     reproducible: bool
     dummy_seed: int | None
     dtype: Literal["float32", "bfloat16"]
+    quantization: Literal["none", "int8"]
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -20,7 +20,7 @@ from pdrt.errors import ConfigError, MemoryShortage
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role, ServerSpec, WorkerSpec
 from pdrt.model.checkpoint import locate, read_spec
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightDType, WeightFormat, weight_layout
 from pdrt.model.source import display_name, resolve
 from pdrt.model.spec import ModelSpec
 
@@ -71,10 +71,10 @@ def make_plan(settings: Settings) -> Plan:
     if dummy_seed is None:
         locate(folder, spec)
     device = choose_device(settings.device)
-    dtype = _dtype(settings, spec, device)
+    form = WeightFormat(_dtype(settings, spec, device), device, settings.quantization)
     max_model_len = _max_model_len(settings, spec)
     available = machine.available_memory()
-    kv = KVShape(spec.num_layers, spec.num_kv_heads, settings.page_size, spec.head_dim, dtype)
+    kv = KVShape(spec.num_layers, spec.num_kv_heads, settings.page_size, spec.head_dim, form.dtype)
     num_pages = _num_pages(settings, max_model_len, kv.page_bytes, available, device)
     server = ServerSpec(
         folder=str(folder),
@@ -85,7 +85,8 @@ def make_plan(settings: Settings) -> Plan:
         prefill_sm_percent=settings.prefill_sm_percent,
         reproducible=settings.reproducible,
         dummy_seed=dummy_seed,
-        dtype=dtype,
+        dtype=form.dtype,
+        quantization=form.quantization,
         max_model_len=max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
@@ -93,13 +94,13 @@ def make_plan(settings: Settings) -> Plan:
         num_pages=num_pages,
         num_slots=SLOTS_PER_SEQ * settings.max_num_seqs,
         sealed_bound=min(MAX_SEALED, settings.max_num_seqs),
-        weight_bytes=weight_layout(spec, dtype, device).num_bytes,
+        weight_bytes=weight_layout(spec, form).num_bytes,
         kv_bytes=kv.pool_bytes(num_pages),
         pin_threads=settings.pin_threads,
         lend_cores=settings.lend_cores,
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
-        namespace=_namespace(folder, dtype, max_model_len, dummy_seed),
+        namespace=_namespace(folder, form, max_model_len, dummy_seed),
         workers=tuple(_workers(settings)),
     )
     plan = Plan(settings.model, spec, server, available)
@@ -191,7 +192,7 @@ def _check_memory(plan: Plan) -> None:
     server, on_cpu = plan.server, plan.server.device == CPU
     count = len(server.workers)
     workers = f"{count} worker{'s' * (count > 1)} {_gib(WORKER_OVERHEAD * count)}"
-    weights, pool = f"weights {_gib(server.weight_bytes)}", _pool(server)
+    weights, pool = _weights(server), _pool(server)
     parts = f"{weights}, {pool}, {workers}" if on_cpu else workers
     if plan.needed_memory > plan.available_memory:
         advice = "--num-pages or --max-model-len" if on_cpu else "number of workers"
@@ -203,6 +204,11 @@ def _check_memory(plan: Plan) -> None:
     log.info("memory: %s; %s of %s available are needed", parts, needed, available)
     if not on_cpu:
         log.info("memory of %s: %s, %s", server.device, weights, pool)
+
+
+def _weights(server: ServerSpec) -> str:
+    kind = "weights" if server.quantization == "none" else f"{server.quantization} weights"
+    return f"{kind} {_gib(server.weight_bytes)}"
 
 
 def _pool(server: ServerSpec) -> str:

@@ -79,6 +79,7 @@ def startup_summary(settings: Settings, plan: Plan, front: FrontEnd) -> dict[str
         "architecture": plan.spec.family,
         "device": server.device,
         "dtype": server.dtype,
+        "quantization": server.quantization,
         "disaggregation_mode": settings.disaggregation_mode,
         "max_model_len": server.max_model_len,
         "page_size": server.page_size,

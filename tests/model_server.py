@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdrt._C import Holder, Ledger, Memory
+from pdrt.config import Quantization
 from pdrt.kv.shape import KVShape
 from pdrt.messages import Role
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightDType, WeightFormat, weight_layout
 from pdrt.model.weights import load_weights
 from pdrt.request import Request, SamplingParams
 from pdrt.runner.runner import Runner
@@ -54,12 +55,19 @@ class Weights:
         device: whose kernels read the weights, which are in this machine's memory all the same.
     """
 
-    def __init__(self, folder: Path, dtype: WeightDType = "float32", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: WeightDType = "float32",
+        device: str = "cpu",
+        quantization: Quantization = "none",
+    ) -> None:
         self.folder, self.dtype = folder, dtype
+        self.form = WeightFormat(dtype, device, quantization)
         self.spec = read_spec(folder)
-        layout = weight_layout(self.spec, dtype, device)
+        layout = weight_layout(self.spec, self.form)
         self.memory = Memory.create("weights", layout.num_bytes)
-        load_weights(folder, dtype, self.memory, device)
+        load_weights(folder, self.form, self.memory)
 
 
 def make_server(weights: Weights, shape: Shape) -> InProcessServer:
@@ -77,7 +85,7 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
     def make_runner(holder: Holder) -> Runner:
         runner = Runner.create(
             weights.folder,
-            weights.dtype,
+            weights.form,
             weights=weights.memory,
             kv=pool,
             ledger=ledger,

@@ -22,7 +22,7 @@ from pdrt.kv.shape import KVShape
 from pdrt.model.batch import Batch
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightDType, WeightFormat, weight_layout
 from pdrt.model.weights import load_weights, map_weights
 
 
@@ -38,9 +38,9 @@ class PagedModel:
         max_model_len: int | None = None,
     ) -> None:
         self.spec = read_spec(folder)
-        layout = weight_layout(self.spec, dtype)
+        layout = weight_layout(self.spec, WeightFormat(dtype))
         weights = Memory.create("test weights", layout.num_bytes)
-        load_weights(folder, dtype, weights)
+        load_weights(folder, WeightFormat(dtype), weights)
         spec = self.spec
         self.decoder = Decoder(
             spec, map_weights(weights, layout), cpu, max_model_len or spec.max_position_embeddings

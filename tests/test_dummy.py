@@ -18,7 +18,7 @@ from pdrt.model import dummy
 from pdrt.model.byte_tokenizer import SMALLEST_VOCAB, build, bytes_in_order
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.dummy import fill, load_dummy
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightDType, WeightFormat, weight_layout
 from pdrt.model.source import SHIPPED, resolve
 from pdrt.model.spec import tensors
 from pdrt.model.weights import map_weights
@@ -29,9 +29,9 @@ from tests.test_weights import in_rows
 
 
 def drawn(folder: Path, dtype: WeightDType, seed: int = 0) -> dict[str, torch.Tensor]:
-    layout = weight_layout(read_spec(folder), dtype)
+    layout = weight_layout(read_spec(folder), WeightFormat(dtype))
     memory = Memory.create("test weights", layout.num_bytes)
-    load_dummy(folder, dtype, memory, seed)
+    load_dummy(folder, WeightFormat(dtype), memory, seed)
     return {name: in_rows(weight) for name, weight in map_weights(memory, layout).items()}
 
 

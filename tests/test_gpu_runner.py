@@ -49,7 +49,7 @@ def make_executor(
     if pool is None:
         memory = Memory.create("kv", kv.pool_bytes(shape.num_pages))
         pool = kv_pool(memory, kv, shape.num_pages).to(DEVICE)
-    layout = weight_layout(spec, weights.dtype, "cuda")
+    layout = weight_layout(spec, weights.form)
     tensors = map_weights(weights.memory, layout).items()
     executor = gpu_executor(
         spec,

@@ -13,7 +13,7 @@ import torch
 from pdrt._C import FinishReason, Holder, Ledger, Memory, Outcome
 from pdrt.kv.shape import KVShape
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.weights import load_weights
 from pdrt.runner.batch import make_batch
 from pdrt.runner.runner import Runner
@@ -41,12 +41,12 @@ class Bench:
         )
         self.holder: Holder = self.ledger.holder(INSTANCE)
         spec = read_spec(folder)
-        weights = Memory.create("weights", weight_layout(spec, "float32").num_bytes)
-        load_weights(folder, "float32", weights)
+        weights = Memory.create("weights", weight_layout(spec, WeightFormat("float32")).num_bytes)
+        load_weights(folder, WeightFormat("float32"), weights)
         shape = KVShape(spec.num_layers, spec.num_kv_heads, PAGE_SIZE, spec.head_dim, "float32")
         self.runner = Runner.create(
             folder,
-            "float32",
+            WeightFormat("float32"),
             weights=weights,
             kv=Memory.create("kv", shape.pool_bytes(NUM_PAGES)),
             ledger=self.ledger,

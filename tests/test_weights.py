@@ -17,7 +17,7 @@ from pdrt._C import Memory
 from pdrt.errors import ModelError
 from pdrt.kernels.cpu_linear import PackedLinear, unpacked
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import ALIGNMENT, WeightDType, weight_layout
+from pdrt.model.layout import ALIGNMENT, WeightDType, WeightFormat, weight_layout
 from pdrt.model.spec import tensors
 from pdrt.model.weights import Weight, load_weights, map_weights
 from tests.checkpoints import make_llama
@@ -25,9 +25,9 @@ from tests.checkpoints import make_llama
 
 def loaded(folder: Path, dtype: WeightDType) -> dict[str, torch.Tensor]:
     """All tensors row after row, as a worker on this CPU sees them."""
-    layout = weight_layout(read_spec(folder), dtype)
+    layout = weight_layout(read_spec(folder), WeightFormat(dtype))
     memory = Memory.create("test weights", layout.num_bytes)
-    load_weights(folder, dtype, memory)
+    load_weights(folder, WeightFormat(dtype), memory)
     return {name: in_rows(weight) for name, weight in map_weights(memory, layout).items()}
 
 
@@ -41,7 +41,7 @@ def test_tensors_stand_aligned_one_after_the_other(
     tiny_phi: Path, dtype: WeightDType, device: str
 ) -> None:
     spec = read_spec(tiny_phi)
-    layout = weight_layout(spec, dtype, device)
+    layout = weight_layout(spec, WeightFormat(dtype, device))
     end = 0
     for name, entry in layout.entries.items():
         assert entry.offset % ALIGNMENT == 0 and end <= entry.offset < end + ALIGNMENT
@@ -54,16 +54,20 @@ def test_tensors_stand_aligned_one_after_the_other(
 
 def test_matrices_are_packed_for_a_cpu_and_plain_for_a_gpu(tiny_llama: Path) -> None:
     spec = read_spec(tiny_llama)
-    packed = {n for n, e in weight_layout(spec, "float32").entries.items() if e.packed}
+    packed = {
+        n for n, e in weight_layout(spec, WeightFormat("float32")).entries.items() if e.packed
+    }
     matrices = {name for name, shape in tensors(spec).items() if len(shape) == 2}
     assert packed == matrices - {"embedding.weight"}  # which is not the head, and only looked up
-    assert not any(e.packed for e in weight_layout(spec, "float32", "cuda").entries.values())
+    assert not any(
+        e.packed for e in weight_layout(spec, WeightFormat("float32", "cuda")).entries.values()
+    )
 
 
 def test_a_gpu_gets_the_same_weights(tiny_llama: Path) -> None:
-    layout = weight_layout(read_spec(tiny_llama), "bfloat16", "cuda")
+    layout = weight_layout(read_spec(tiny_llama), WeightFormat("bfloat16", "cuda"))
     memory = Memory.create("test weights", layout.num_bytes)
-    load_weights(tiny_llama, "bfloat16", memory, "cuda")
+    load_weights(tiny_llama, WeightFormat("bfloat16", "cuda"), memory)
     plain, packed = map_weights(memory, layout), loaded(tiny_llama, "bfloat16")
     for name, tensor in plain.items():
         assert isinstance(tensor, torch.Tensor) and torch.equal(tensor, packed[name]), name
@@ -132,9 +136,9 @@ def test_sharded_checkpoints_are_read(tmp_path: Path, tiny_llama: Path) -> None:
 
 
 def test_views_share_the_memory_and_keep_it(tiny_llama: Path) -> None:
-    layout = weight_layout(read_spec(tiny_llama), "float32")
+    layout = weight_layout(read_spec(tiny_llama), WeightFormat("float32"))
     memory = Memory.create("test weights", layout.num_bytes)
-    load_weights(tiny_llama, "float32", memory)
+    load_weights(tiny_llama, WeightFormat("float32"), memory)
     reader = Memory.attach(memory.fd, writable=False)
     views = map_weights(reader, layout)
     norm, down = views["final_norm.weight"], views["layers.0.down.weight"]
@@ -153,12 +157,12 @@ def test_writing_to_a_workers_weights_ends_the_process(tiny_llama: Path) -> None
 from pathlib import Path
 from pdrt._C import Memory
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.weights import load_weights, map_weights
 folder = Path({str(tiny_llama)!r})
-layout = weight_layout(read_spec(folder), "float32")
+layout = weight_layout(read_spec(folder), WeightFormat("float32"))
 memory = Memory.create("test weights", layout.num_bytes)
-load_weights(folder, "float32", memory)
+load_weights(folder, WeightFormat("float32"), memory)
 fd = memory.fd
 views = map_weights(Memory.attach(fd, writable=False), layout)
 print(float(views["final_norm.weight"].sum()) != 0.0, flush=True)
@@ -175,10 +179,10 @@ def test_nothing_is_written_of_a_checkpoint_that_is_not_whole(tmp_path: Path) ->
     path = folder / "model.safetensors"
     kept = {n: t for n, t in load_file(path).items() if n != "model.norm.weight"}
     save_file(kept, path, {"format": "pt"})
-    layout = weight_layout(read_spec(folder), "float32")
+    layout = weight_layout(read_spec(folder), WeightFormat("float32"))
     memory = Memory.create("test weights", layout.num_bytes)
     with pytest.raises(ModelError, match=r"no tensor model\.norm\.weight"):
-        load_weights(folder, "float32", memory)
+        load_weights(folder, WeightFormat("float32"), memory)
     assert not torch.utils.dlpack.from_dlpack(memory).any()
 
 

@@ -75,6 +75,7 @@ def panels_of(weights: Sequence[tuple[Tensor, bool]]) -> list[PackedLinear]:
             num_inputs=weight.shape[1],
             gated=gated,
             is_bfloat16=weight.dtype is torch.bfloat16,
+            is_int8=False,
         )
         for weight, gated in weights
     ]

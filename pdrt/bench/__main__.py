@@ -16,6 +16,7 @@ COMMANDS = {
     "handoff": "from prefill's last chunk to decode",
     "scheduler": "what a step costs outside the model, at 1, 8 and 64 requests",
     "profile": "where the time of a step goes, by its parts",
+    "quantization": "what int8 weights change, beside the same model in float32",
     "burst": "what arriving prompts do to running streams, both modes in one process",
     "frontier": "gaps of running streams against prompt load, on a GPU",
     "kernels": "every GPU kernel against the device's roofs",

@@ -39,7 +39,7 @@ from pdrt.kernels import cpu
 from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape
 from pdrt.model.decoder import Decoder
-from pdrt.model.layout import weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.weights import load_weights, map_weights
 from pdrt.runner.executor import CpuExecutor
 from pdrt.runner.runner import Runner
@@ -56,10 +56,10 @@ class Profiled:
             raise ConfigError("profile times steps of the CPU; give -s device=cpu")
         self.plan = plan
         self.spans = Spans()
-        dtype = plan.server.dtype
-        layout = weight_layout(plan.spec, dtype, CPU)
+        form = WeightFormat.of(plan.server)
+        layout = weight_layout(plan.spec, form)
         memory = _C.Memory.create("profile", layout.num_bytes)
-        load_weights(plan.folder, dtype, memory)
+        load_weights(plan.folder, form, memory)
         memory.use_huge_pages()
         self._weights = map_weights(memory, layout)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.progress import told
 from pdrt.model.weights import Weight, map_weights, num_bytes, wait_for, write_rows
 
@@ -33,16 +33,14 @@ _BITS = {
 }
 
 
-def load_dummy(
-    folder: Path, dtype: WeightDType, memory: SharedMemory, seed: int, device: str = "cpu"
-) -> None:
+def load_dummy(folder: Path, form: WeightFormat, memory: SharedMemory, seed: int) -> None:
     """Fills `memory` with random weights for the config in `folder`, in place of `load_weights`.
 
     Raises:
         ModelError: as `read_spec`.
     """
     spec = read_spec(folder)
-    layout = weight_layout(spec, dtype, device)
+    layout = weight_layout(spec, form)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
     targets = map_weights(memory, layout)
     fill(targets, seed, norm=1.0 - spec.norm_weight_offset)

@@ -18,7 +18,7 @@ from pdrt.kernels.cpu_linear import PackedLinear, pack_rows
 from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import locate, read_spec
 from pdrt.model.families import sources
-from pdrt.model.layout import Layout, WeightDType, weight_layout
+from pdrt.model.layout import Layout, WeightFormat, weight_layout
 from pdrt.model.progress import told
 from pdrt.model.spec import ModelSpec
 
@@ -27,16 +27,14 @@ Weight = Tensor | PackedLinear
 ROWS_BYTES = 1 << 24  # of a checkpoint's tensor that are cast at a time, on their way into panels
 
 
-def load_weights(
-    folder: Path, dtype: WeightDType, memory: SharedMemory, device: str = "cpu"
-) -> None:
+def load_weights(folder: Path, form: WeightFormat, memory: SharedMemory) -> None:
     """Writes the checkpoint in `folder` into `memory`; what the loader process does.
 
     Raises:
         ModelError: the checkpoint is not whole; nothing was written then.
     """
     spec = read_spec(folder)
-    layout = weight_layout(spec, dtype, device)
+    layout = weight_layout(spec, form)
     assert memory.num_bytes >= layout.num_bytes, (memory.num_bytes, layout.num_bytes)
     targets = map_weights(memory, layout)
     write_weights(folder, spec, targets)

@@ -12,7 +12,7 @@ from pdrt.kernels import cpu
 from pdrt.kv.shape import KVShape, SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import Weight, map_weights
 from pdrt.runner.executor import CpuExecutor, Executor
@@ -40,15 +40,11 @@ def make_executor(
 
 
 def scratch_executor(
-    folder: Path, dtype: WeightDType, weights: SharedMemory, shape: ServerShape, device: str
+    folder: Path, form: WeightFormat, weights: SharedMemory, shape: ServerShape
 ) -> Executor:
-    """One that serves nobody: for the checkpoint in `folder`, with a pool of page 0 alone.
-
-    Args:
-        device: that holds the weights.
-    """
+    """One that serves nobody: for the checkpoint in `folder`, with a pool of page 0 alone."""
     spec = read_spec(folder)
-    tensors = map_weights(weights, weight_layout(spec, dtype, device))
-    page = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, dtype).page
-    pool = torch.zeros(1, *page, dtype=getattr(torch, dtype), device=device)
+    tensors = map_weights(weights, weight_layout(spec, form))
+    kv = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, form.dtype)
+    pool = torch.zeros(1, *kv.page, dtype=getattr(torch, form.dtype), device=form.device)
     return make_executor(spec, tensors, pool, shape, lambda: None)

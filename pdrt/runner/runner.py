@@ -15,7 +15,7 @@ from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape, SharedMemory
 from pdrt.messages import Role
 from pdrt.model.checkpoint import read_spec
-from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
 from pdrt.runner.batch import make_batch
@@ -84,7 +84,7 @@ class Runner:
     @staticmethod
     def create(
         folder: Path,
-        dtype: WeightDType,
+        form: WeightFormat,
         *,
         weights: SharedMemory,
         kv: SharedMemory,
@@ -103,9 +103,11 @@ class Runner:
         """
         torch.set_num_threads(threads)
         spec = read_spec(folder)
-        page = KVShape(spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, dtype)
+        page = KVShape(
+            spec.num_layers, spec.num_kv_heads, ledger.page_size, spec.head_dim, form.dtype
+        )
         pool = kv_pool(kv, page, ledger.num_pages)
-        tensors = map_weights(weights, weight_layout(spec, dtype, pool.device.type))
+        tensors = map_weights(weights, weight_layout(spec, form))
         return Runner(make_executor(spec, tensors, pool, shape, on_layer), spec, ledger)
 
     def warm_up(self, role: Role) -> None:

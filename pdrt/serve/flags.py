@@ -55,6 +55,7 @@ HELP = {
     "revision": "branch, tag or commit of a model on the hub",
     "load_format": "auto takes what the model has; dummy: random weights for its config",
     "dtype": "type of weights and KV; auto is the checkpoint's own",
+    "quantization": "int8: linears of a CPU read 8-bit weights, for half the memory and time",
     "device": "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one",
     "memory_export": "how GPU memory is shared: descriptors (vmm) or legacy handles (ipc)",
     "mem_fraction_static": "share of a GPU's memory for weights, workers and KV pool",

@@ -19,7 +19,7 @@ def summary(facts: Mapping[str, Any], model_name: str, url: str, warm_up_seconds
     """The text, from `Engine.startup_summary()` and what the server knows itself."""
     rows = [
         ("model", f"{facts['model']} ({facts['architecture']}), served as {model_name}"),
-        ("device", f"{facts['device']}, {facts['dtype']}, {facts['disaggregation_mode']}"),
+        ("device", _device(facts)),
         ("context", f"{facts['max_model_len']} tokens"),
         ("KV pool", _pool(facts)),
         ("memory", _memory(facts)),
@@ -38,6 +38,12 @@ def curl(model_name: str, url: str) -> str:
     header = "Content-Type: application/json"
     words = ["curl", f"{url}/v1/completions", "-H", header, "-d", json.dumps(body)]
     return shlex.join(words)
+
+
+def _device(facts: Mapping[str, Any]) -> str:
+    quantization = facts["quantization"]
+    weights = [] if quantization == "none" else [f"{quantization} weights"]
+    return ", ".join([facts["device"], facts["dtype"], *weights, facts["disaggregation_mode"]])
 
 
 def _pool(facts: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pdrt.kv.shape import SharedMemory
 from pdrt.loading_messages import Load, Loaded, MakePool
 from pdrt.messages import ServerSpec
 from pdrt.model.dummy import load_dummy
+from pdrt.model.layout import WeightFormat
 from pdrt.model.weights import load_weights
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
@@ -39,11 +40,11 @@ def main() -> None:
 
 
 def load_into(server: ServerSpec, memory: SharedMemory) -> None:
-    folder = Path(server.folder)
+    folder, form = Path(server.folder), WeightFormat.of(server)
     if server.dummy_seed is None:
-        load_weights(folder, server.dtype, memory, server.device)
+        load_weights(folder, form, memory)
     else:
-        load_dummy(folder, server.dtype, memory, server.dummy_seed, server.device)
+        load_dummy(folder, form, memory, server.dummy_seed)
 
 
 def serve_from_gpu(server: ServerSpec, keeper: Channel) -> None:

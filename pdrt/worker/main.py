@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pdrt._C import Holder, Ledger
 from pdrt.messages import Faulted, Ready, ServerSpec, Work
+from pdrt.model.layout import WeightFormat
 from pdrt.runner.runner import Runner
 from pdrt.runner.shape import ServerShape
 from pdrt.sched.decode import DecodeScheduler
@@ -98,7 +99,7 @@ def make_worker(work: Work, fds: list[int]) -> Made:
     weights, kv = attach(server, slab_fds, work.handles)
     runner = Runner.create(
         Path(server.folder),
-        server.dtype,
+        WeightFormat.of(server),
         weights=weights,
         kv=kv,
         ledger=ledger,

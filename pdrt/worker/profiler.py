@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdrt.loading_messages import Peak, Probe
+from pdrt.model.layout import WeightFormat
 from pdrt.runner.executors import scratch_executor
 from pdrt.runner.rehearsal import rehearse
 from pdrt.runner.shape import ServerShape
@@ -40,7 +41,7 @@ def measure(probe: Probe, weights: int | bytes) -> Peak:
     server, role = probe.server, probe.worker.role
     shape = ServerShape.of(server)
     memory = attach_weights(server, weights)
-    executor = scratch_executor(Path(server.folder), server.dtype, memory, shape, server.device)
+    executor = scratch_executor(Path(server.folder), WeightFormat.of(server), memory, shape)
     executor.warm_up(role)
     if server.device == "cpu":
         rehearse(executor, shape, role)  # which is part of the warm-up only where kernels compile
