@@ -132,6 +132,7 @@ def test_what_a_profiler_says_before_its_end_reaches_the_caller(
 def test_the_summary_says_weights_pages_graphs_and_reserve() -> None:
     facts = {
         **dict.fromkeys(("model", "architecture", "device", "dtype", "disaggregation_mode"), "x"),
+        "quantization": "none",
         **dict.fromkeys(("max_model_len", "page_size", "num_pages", "kv_tokens", "keeper_pid"), 1),
         "weight_bytes": 5 * MIB,
         "kv_bytes": 70 * MIB,

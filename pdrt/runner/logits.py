@@ -19,6 +19,8 @@ from pdrt.sampling_params import SlotParams
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
+_NO_TOKENS: Ints = np.empty(0, np.int32)  # nothing in it could be changed
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -31,7 +33,7 @@ class Context:
 
     params: SlotParams
     position: int
-    tokens: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    tokens: Ints = field(default_factory=lambda: _NO_TOKENS)
     num_prompt_tokens: int = 0
 
     @property

@@ -53,6 +53,8 @@ def _choices(
 ) -> dict[int, Floats]:
     """What those rows choose from whose parameters change their logits."""
     rows = [i for i, context in enumerate(contexts) if is_adjusted(context.params)]
+    if not rows:
+        return {}
     with np.errstate(invalid="ignore"):  # infinite and NaN logits are told from the model's own
         return {i: adjusted(logits[i], contexts[i], eos_token_ids) for i in rows}
 
