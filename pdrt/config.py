@@ -24,6 +24,7 @@ Quantization = Literal["none", "int8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_WORKERS = 64
+MAX_TPOT_TARGET_MS = 500.0  # an idle worker still beats twice a second
 PAGE_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -56,6 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         threads: compute threads of all workers together; at most the cores.
         pin_threads: bind each compute thread to a core of its own.
         lend_cores: a worker that has nothing to compute lends its cores to those that have.
+        tpot_target_ms: in separated mode, the milliseconds for each token that readers need. While
+            prompts are computed, decode waits that long between steps and lends its cores; None:
+            never, which is best for readers and worst for prompts.
         max_queued_requests: requests beyond it are refused.
         watchdog_timeout: seconds without progress after which a worker is killed.
         shutdown_timeout: seconds that a drain may take.
@@ -85,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: int | None = None
     pin_threads: bool = True
     lend_cores: bool = True
+    tpot_target_ms: float | None = None
     max_queued_requests: int = 2048
     watchdog_timeout: float = 10.0
     shutdown_timeout: float = 30.0
@@ -143,6 +148,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             require(getattr(self, name) >= 1, name, "give 1 or more")
         for name in ("num_prefill_workers", "num_decode_workers"):
             require(1 <= getattr(self, name) <= MAX_WORKERS, name, f"give 1 to {MAX_WORKERS}")
+        if self.tpot_target_ms is not None:
+            name = "tpot_target_ms"
+            most = MAX_TPOT_TARGET_MS
+            require(0 < self.tpot_target_ms <= most, name, f"give more than 0, at most {most:g}")
+            separated = self.disaggregation_mode == "separated"
+            require(separated, name, "leave it out in unified mode, where a step has both phases")
+            require(self.lend_cores, name, "leave it out with --no-lend-cores")
         for name in ("watchdog_timeout", "shutdown_timeout"):
             require(getattr(self, name) > 0, name, "give seconds, more than 0")
         require(0 <= self.seed < 2**63, "seed", "give 0 to 2^63 - 1")

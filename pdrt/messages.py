@@ -75,6 +75,7 @@ class ServerSpec(msgspec.Struct, frozen=True, array_like=True):
     kv_bytes: int
     pin_threads: bool
     lend_cores: bool
+    tpot_target_ms: float | None
     watchdog_timeout: float
     log_level: str
     namespace: bytes

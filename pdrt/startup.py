@@ -98,6 +98,7 @@ def make_plan(settings: Settings) -> Plan:
         kv_bytes=kv.pool_bytes(num_pages),
         pin_threads=settings.pin_threads,
         lend_cores=settings.lend_cores,
+        tpot_target_ms=settings.tpot_target_ms,
         watchdog_timeout=settings.watchdog_timeout,
         log_level=settings.log_level,
         namespace=_namespace(folder, form, max_model_len, dummy_seed),

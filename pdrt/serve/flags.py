@@ -74,6 +74,8 @@ HELP = {
     "threads": "compute threads of all workers together; default: the cores",
     "pin_threads": "bind each compute thread to a core of its own",
     "lend_cores": "let busy workers compute on the cores of idle ones",
+    "tpot_target_ms": "milliseconds for each token that readers need; while prompts are computed, "
+    "decode takes as long and lends its cores; default: as fast as it can",
     "max_queued_requests": "requests beyond it are refused with 503",
     "watchdog_timeout": "seconds without progress after which a worker is killed and replaced",
     "shutdown_timeout": "seconds that running requests get to finish after SIGTERM",

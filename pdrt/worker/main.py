@@ -24,6 +24,7 @@ from pdrt.worker.channel import Channel
 from pdrt.worker.cores import Cores
 from pdrt.worker.decode_worker import DecodePhase
 from pdrt.worker.faults import WitnessedRunner, device_fault
+from pdrt.worker.pace import Pace
 from pdrt.worker.prefill_worker import PrefillPhase
 from pdrt.worker.slabs import attach
 from pdrt.worker.worker import Phase, Worker
@@ -48,44 +49,13 @@ def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
     return [DecodePhase(decode), PrefillPhase(prefill, on_sealed=decode.tell)]
 
 
-def take_turns(worker: Worker, cores: Cores, keeper: Channel, front: Channel) -> None:
-    """Returns when either channel has closed."""
-    timeout = 0.0
-    while True:
-        readable, _, _ = select.select(
-            [keeper, front], [front] if front.wants_write else [], [], timeout
-        )
-        if keeper in readable:
-            keeper.receive()
-        for message, _ in front.receive() if front in readable else ():
-            worker.hear(message)
-        if keeper.closed or front.closed:
-            return
-        cores.claim(worker.has_work)
-        reports, computed = worker.turn()
-        cores.claim(computed)
-        for report in reports:
-            front.send(report)
-        front.flush()
-        timeout = wait_after(timeout, bool(computed or reports), worker.has_work)
-
-
-def wait_after(waited: float, moved: bool, has_work: bool) -> float:
-    """Seconds until the next turn if no frame comes before, given those before this one."""
-    if moved:
-        return 0.0
-    if not has_work:
-        return IDLE_SECONDS
-    shortest, longest = STARVED_SECONDS
-    return shortest if waited >= IDLE_SECONDS else min(longest, max(shortest, 2 * waited))
-
-
 class Made(NamedTuple):
     """The parts of a worker process."""
 
     worker: Worker
     runner: WitnessedRunner
     cores: Cores
+    pace: Pace
     front: Channel
 
 
@@ -114,7 +84,7 @@ def make_worker(work: Work, fds: list[int]) -> Made:
     witnessed = WitnessedRunner(runner)
     budget, ends = server.max_num_batched_tokens, runner.eos_token_ids
     worker = Worker(holder, witnessed, phases, budget, ends)
-    return Made(worker, witnessed, cores, Channel.of_fd(front_fd))
+    return Made(worker, witnessed, cores, _pace(work, ledger), Channel.of_fd(front_fd))
 
 
 def _cores(server: ServerSpec, ledger: Ledger, holder: Holder) -> Cores:
@@ -123,6 +93,55 @@ def _cores(server: ServerSpec, ledger: Ledger, holder: Holder) -> Cores:
     on_cpu = server.device == "cpu"
     pinned, lending = on_cpu and server.pin_threads, on_cpu and server.lend_cores
     return Cores(ledger, holder, owned, pinned=pinned, lending=lending)
+
+
+def _pace(work: Work, ledger: Ledger) -> Pace:
+    """Only decode waits, and only for those that do nothing but prefill."""
+    target = work.server.tpot_target_ms
+    if target is None or work.worker.role != "decode":
+        return Pace(ledger, [], None)
+    prefill = [each.index for each in work.server.workers if each.role == "prefill"]
+    return Pace(ledger, prefill, target / 1000)
+
+
+def take_turns(made: Made, keeper: Channel) -> None:
+    """Returns when either channel has closed."""
+    worker, cores, pace, front = made.worker, made.cores, made.pace, made.front
+    timeout = 0.0
+    while True:
+        readable, _, _ = select.select(
+            [keeper, front], [front] if front.wants_write else [], [], timeout
+        )
+        if keeper in readable:
+            keeper.receive()
+        for message, _ in front.receive() if front in readable else ():
+            worker.hear(message)
+        if keeper.closed or front.closed:
+            return
+        if worker.has_work:
+            if pause := pace.pause():
+                timeout = pause
+                cores.claim(False)
+                front.flush()
+                continue
+            pace.start()
+        cores.claim(worker.has_work)
+        reports, computed = worker.turn()
+        cores.claim(computed)
+        for report in reports:
+            front.send(report)
+        front.flush()
+        timeout = wait_after(timeout, bool(computed or reports), worker.has_work)
+
+
+def wait_after(waited: float, moved: bool, has_work: bool) -> float:
+    """Seconds until the next turn if no frame comes before, given those before this one."""
+    if moved:
+        return 0.0
+    if not has_work:
+        return IDLE_SECONDS
+    shortest, longest = STARVED_SECONDS
+    return shortest if waited >= IDLE_SECONDS else min(longest, max(shortest, 2 * waited))
 
 
 def end_by_fault(error: Exception, runner: WitnessedRunner, keeper: Channel) -> None:
@@ -150,7 +169,7 @@ def main() -> None:
     gc.freeze()  # the modules' objects: a full collection over them takes as long as a step
     keeper.send(Ready())
     try:
-        take_turns(made.worker, made.cores, keeper, made.front)
+        take_turns(made, keeper)
     except Exception as error:
         end_by_fault(error, made.runner, keeper)
         raise
