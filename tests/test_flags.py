@@ -37,6 +37,7 @@ def test_every_setting_is_a_flag_with_a_help_text() -> None:
         (["--disaggregation-mode", "unified"], "disaggregation_mode", "unified"),
         (["--chat-template", "phi-2"], "chat_template", "phi-2"),
         (["--watchdog-timeout", "2.5"], "watchdog_timeout", 2.5),
+        (["--tpot-target-ms", "40"], "tpot_target_ms", 40.0),
         (["--reproducible"], "reproducible", True),
     ],
 )

@@ -25,7 +25,12 @@ CHOSEN = [a for a in answers() if len(a.prompt_token_ids) <= 60][::2] + [
 MODES: dict[str, dict[str, object]] = {
     "separated": {},
     "unified": {"disaggregation_mode": "unified", "page_size": 32},
-    "2P2D": {"num_prefill_workers": 2, "num_decode_workers": 2, "page_size": 128},
+    "2P2D": {
+        "num_prefill_workers": 2,
+        "num_decode_workers": 2,
+        "page_size": 128,
+        "tpot_target_ms": 30,
+    },
 }
 
 

