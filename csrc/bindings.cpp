@@ -11,4 +11,5 @@ PYBIND11_MODULE(PDRT_MODULE, m) {
   pdrt::bind_cpu_rows(m);
   pdrt::bind_cpu_linear(m);
   pdrt::bind_cpu_draw(m);
+  pdrt::bind_step_tape(m);
 }

@@ -13,5 +13,6 @@ void bind_cpu_kernels(pybind11::module_& m);
 void bind_cpu_rows(pybind11::module_& m);
 void bind_cpu_linear(pybind11::module_& m);
 void bind_cpu_draw(pybind11::module_& m);
+void bind_step_tape(pybind11::module_& m);
 
 }  // namespace pdrt

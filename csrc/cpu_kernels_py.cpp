@@ -8,6 +8,7 @@
 #include "cpu_attention.h"
 #include "cpu_isa.h"
 #include "elementwise.h"
+#include "step_tape.h"
 #include "tensor_argument.h"
 #include "thread_pool.h"
 
@@ -68,7 +69,12 @@ void paged_attention(py::handle out_, py::handle query_, py::handle kv_, py::han
       .is_bfloat16 = query.is_bfloat16(),
   };
   const py::gil_scoped_release without_gil;
-  cpu_paged_attention(attention);
+  StepTape::run(num_tokens, [attention](int64_t tokens) {
+    Attention step = attention;
+    step.num_rows += tokens - step.num_tokens;  // replayed: of a decode step, a token for each row
+    step.num_tokens = tokens;
+    cpu_paged_attention(step);
+  });
 }
 
 // The weight of the norm of each head, or null.
@@ -123,7 +129,11 @@ void rope_kv_write(py::handle qkv_, py::handle kv_, py::handle slot_mapping_, py
       .head_stride = kv.stride(2),
   };
   const py::gil_scoped_release without_gil;
-  cpu_rope_kv_write(rope, qkv.is_bfloat16());
+  StepTape::run(num_tokens, [rope, is_bfloat16 = qkv.is_bfloat16()](int64_t tokens) {
+    Rope step = rope;
+    step.num_tokens = tokens;
+    cpu_rope_kv_write(step, is_bfloat16);
+  });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // checked them.
 #include "bindings.h"
 #include "cpu_linear.h"
+#include "step_tape.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -25,7 +26,7 @@ PackedShape packed_shape(int64_t num_outputs, int64_t num_inputs, bool gated, bo
 
 void linear(const PackedShape& shape, uintptr_t weight, uintptr_t out, uintptr_t x, uintptr_t bias,
             uintptr_t residual, int64_t num_rows, int act, bool float_out) {
-  cpu_linear({
+  const Linear linear = {
       .out = pointer<void>(out),
       .x = pointer<const void>(x),
       .weight = pointer<const void>(weight),
@@ -35,6 +36,11 @@ void linear(const PackedShape& shape, uintptr_t weight, uintptr_t out, uintptr_t
       .shape = shape,
       .act = static_cast<Act>(act),
       .float_out = float_out,
+  };
+  StepTape::run(num_rows, [linear](int64_t rows) {
+    Linear step = linear;
+    step.num_rows = rows;
+    cpu_linear(step);
   });
 }
 

@@ -1,6 +1,7 @@
 // Norms and activations for Python, with the checks of their arguments.
 #include "bindings.h"
 #include "elementwise.h"
+#include "step_tape.h"
 #include "tensor_argument.h"
 
 namespace py = pybind11;
@@ -36,6 +37,16 @@ const void* vector_of(const char* name, py::handle object, const TensorArgument&
   return vector.data();
 }
 
+template <typename Rows>
+void run_rows(void (*op)(const Rows&, bool), const Rows& all, bool is_bfloat16) {
+  const py::gil_scoped_release without_gil;
+  StepTape::run(all.num_rows, [op, all, is_bfloat16](int64_t num_rows) {
+    Rows rows = all;
+    rows.num_rows = num_rows;
+    op(rows, is_bfloat16);
+  });
+}
+
 // rms_norm has no bias, layer_norm no weight_offset.
 void norm(void (*op)(const Norm&, bool), py::handle out, py::handle rows, py::handle weight,
           const py::handle* bias, py::handle residual, float eps, float weight_offset) {
@@ -51,8 +62,7 @@ void norm(void (*op)(const Norm&, bool), py::handle out, py::handle rows, py::ha
       .eps = eps,
       .weight_offset = weight_offset,
   };
-  const py::gil_scoped_release without_gil;
-  op(norm, x.is_bfloat16());
+  run_rows(op, norm, x.is_bfloat16());
 }
 
 void rms_norm(py::handle out, py::handle x, py::handle weight, py::handle residual, float eps,
@@ -73,8 +83,7 @@ void activation(py::handle out, py::handle rows) {
              " columns; gate and up need an even number");
   const Activation activation = {
       .out = result_of(out, x, size), .x = x.data(), .num_rows = x.size(0), .size = size};
-  const py::gil_scoped_release without_gil;
-  kOp(activation, x.is_bfloat16());
+  run_rows(kOp, activation, x.is_bfloat16());
 }
 
 }  // namespace

@@ -320,6 +320,17 @@ class PackedShape:
         is_int8: bool,
     ) -> None: ...
 
+class StepTape:
+    """Kernel calls, recorded once and made again with any smaller number of rows.
+
+    Keeps no tensor: whoever records does, those that a call reads and writes.
+    """
+
+    def start(self) -> None: ...  # this thread's kernels are written down from here on, and not run
+    def stop(self) -> None: ...
+    def replay(self, num_rows: int) -> None: ...
+    def __len__(self) -> int: ...
+
 def cpu_pack_rows(
     shape: PackedShape, packed: int, rows: int, first_row: int, num_rows: int
 ) -> None: ...

@@ -93,6 +93,7 @@ def make_server(weights: Weights, shape: Shape) -> InProcessServer:
             on_layer=holder.beat,
             shape=shape.limits,
         )
+        runner.warm_up("unified")
         return deferred(runner, spec, ledger) if shape.deferred else runner
 
     return InProcessServer(

@@ -21,7 +21,8 @@ from pdrt.model.layout import weight_layout
 from pdrt.model.weights import map_weights
 from pdrt.runner.gpu import GpuExecutor, gpu_executor
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
-from pdrt.runner.graphs import DecodeGraphs, buckets, first_rows, load, padding_batch
+from pdrt.runner.graphs import DecodeGraphs, buckets
+from pdrt.runner.static_batch import first_rows, load, padding_batch
 from pdrt.runner.logits import Context
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample

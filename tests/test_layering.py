@@ -63,6 +63,7 @@ TORCH_ALLOWED = (
     "pdrt.model.batch",
     "pdrt.model.decoder",
     "pdrt.model.dummy",
+    "pdrt.model.kernels",
     "pdrt.model.rotary",
     "pdrt.model.weights",
     "pdrt.runner",

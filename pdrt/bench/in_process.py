@@ -15,6 +15,7 @@ import numpy as np
 
 from pdrt._C import Holder, Ledger
 from pdrt.messages import Admit
+from pdrt.runner.shape import ServerShape
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.decode import DecodeScheduler
 from pdrt.sched.prefill import PrefillScheduler
@@ -37,7 +38,11 @@ class Sizes:
 
     @property
     def num_pages(self) -> int:
-        return self.num_seqs * -(-self.max_model_len // self.page_size)
+        return self.num_seqs * self.server_shape.max_pages
+
+    @property
+    def server_shape(self) -> ServerShape:
+        return ServerShape(self.num_seqs, self.budget, self.max_model_len, self.page_size)
 
 
 def make_ledger(sizes: Sizes) -> Ledger:

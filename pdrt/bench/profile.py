@@ -8,7 +8,7 @@ inside it, so that the shares of a step add up to one:
     ledger             marking a step, writing its results
     runner             tensors from the plan, requests' parameters
     executor           the decoder's Python between kernels; the sampler
-    kernel             each kernel by name
+    kernel             each kernel by name; those of a decode step's layers as "replay"
     rest               what lies between those
 
 Their timing is taken off as far as it is known (pdrt.bench.spans).
@@ -49,12 +49,17 @@ WARM_UP = 3  # decode steps
 
 
 class Profiled:
-    """The model of a plan, ready for workers whose parts are timed."""
+    """The model of a plan, ready for workers whose parts are timed.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        records: decode steps are replayed from tapes, as in a server.
+    """
+
+    def __init__(self, plan: Plan, records: bool) -> None:
         if plan.server.device != CPU:
             raise ConfigError("profile times steps of the CPU; give -s device=cpu")
         self.plan = plan
+        self._records = records
         self.spans = Spans()
         form = WeightFormat.of(plan.server)
         layout = weight_layout(plan.spec, form)
@@ -74,7 +79,14 @@ class Profiled:
         kv = _C.Memory.create("kv", shape.pool_bytes(sizes.num_pages))
         kernels = self.spans.proxy("kernel", cpu)
         decoder = Decoder(spec, self._weights, kernels, sizes.max_model_len)
-        executor = CpuExecutor(decoder, kv_pool(kv, shape, sizes.num_pages), holder.beat)
+        pool = kv_pool(kv, shape, sizes.num_pages)
+        executor = CpuExecutor(decoder, pool, sizes.server_shape, holder.beat)
+        if self._records:
+            executor.warm_up("decode")
+            assert executor.tapes is not None
+            executor.tapes.layers = [
+                self.spans.proxy("kernel", tape) for tape in executor.tapes.layers
+            ]
         runner = Runner(self.spans.proxy("executor", executor), spec, ledger)
         watched = self.spans.proxy("runner", runner)
         return InProcessWorker(ledger, holder, watched, sizes, self.spans.proxy)
@@ -166,6 +178,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prefill-tokens", type=int, nargs="*", default=[130, 512])
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--context", type=int, default=130, help="tokens of a request that decodes")
+    parser.add_argument(
+        "--each-kernel",
+        action="store_true",
+        help="call the kernels of decode steps one by one, and not from tapes as a server does",
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)
@@ -194,7 +211,7 @@ def run(args: argparse.Namespace) -> list[dict[str, object]]:
     plan = make_plan(settings)
     threads = settings.threads or sum(each.threads for each in plan.server.workers)
     with bound_threads(threads):
-        return _rows(Profiled(plan), args)
+        return _rows(Profiled(plan, not args.each_kernel), args)
 
 
 def _rows(profiled: Profiled, args: argparse.Namespace) -> list[dict[str, object]]:

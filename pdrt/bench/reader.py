@@ -22,6 +22,7 @@ from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import map_weights
 from pdrt.runner.executor import CpuExecutor
+from pdrt.runner.shape import ServerShape
 from pdrt.worker.loader import load_into
 
 Tokens = NDArray[np.int32]
@@ -51,7 +52,7 @@ class Reader:
         width = -(-server.max_model_len // server.page_size)
         kv = Memory.create("kv", shape.pool_bytes(num_passages * width))
         pool = kv_pool(kv, shape, num_passages * width)
-        self._executor = CpuExecutor(decoder, pool, lambda: None)
+        self._executor = CpuExecutor(decoder, pool, ServerShape.of(server), lambda: None)
         self._page_size = server.page_size
         # Page 0 is nobody's.
         self._pages = 1 + np.arange(num_passages * width, dtype=np.int32).reshape(-1, width)

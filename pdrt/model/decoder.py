@@ -12,69 +12,18 @@ hidden_size add to the residual as they end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pdrt.model.batch import Batch
+from pdrt.model.kernels import Kernels
 from pdrt.model.rotary import rotary_table
-from pdrt.model.spec import Activation, ModelSpec
+from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import Weight
-
-
-class Kernels(Protocol):
-    """A backend: a module in pdrt.kernels, where the shapes are documented."""
-
-    def paged_attention(
-        self,
-        query: Tensor,
-        kv_layer: Tensor,
-        page_table: Tensor,
-        cu_seqlens_q: Tensor,
-        seq_lens: Tensor,
-        scale: float,
-        window: int = 0,
-    ) -> Tensor: ...
-
-    def rope_kv_write(
-        self,
-        qkv: Tensor,
-        kv_layer: Tensor,
-        slot_mapping: Tensor,
-        positions: Tensor,
-        cos_sin: Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-        q_norm: Tensor | None = None,
-        k_norm: Tensor | None = None,
-        norm_eps: float = 0.0,
-    ) -> Tensor: ...
-
-    def rms_norm(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        eps: float,
-        residual: Tensor | None = None,
-        weight_offset: float = 0.0,
-    ) -> Tensor: ...
-
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
-
-    def linear(
-        self,
-        x: Tensor,
-        weight: Weight,
-        bias: Tensor | None = None,
-        residual: Tensor | None = None,
-        activation: Activation | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor: ...
-
-    def embedding(self, ids: Tensor, weight: Weight) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +77,12 @@ class Decoder:
         self._cos_sin = rotary_table(spec.rope, max_model_len).to(device)
         self._scale = spec.head_dim**-0.5
 
+    def with_kernels(self, kernels: Kernels) -> Decoder:
+        """The same model, computed by another backend of its device."""
+        other = copy.copy(self)
+        other._kernels = kernels
+        return other
+
     @torch.inference_mode()
     def forward(
         self, batch: Batch, kv_layers: Sequence[Tensor], on_layer: Callable[[], None]
@@ -141,15 +96,24 @@ class Decoder:
         Returns:
             [num_wanted, hidden_size], normed, for `logits`.
         """
-        residual = self._embed(batch.input_ids)
-        for index, layer in enumerate(self._layers):
-            x = self._norm(layer.attention_norm, residual)
-            # Before attention adds to the residual, where both read it as it was.
-            y = self._mlp_input(layer, x, residual) if self._spec.parallel else None
-            self._attention(index, x, batch, kv_layers[index], residual)
-            self._mlp(layer, self._mlp_input(layer, x, residual) if y is None else y, residual)
+        residual = self.embed(batch.input_ids)
+        for index in range(len(self._layers)):
+            self.layer(index, residual, batch, kv_layers[index])
             on_layer()
-        return self._norm(self._final_norm, residual[batch.wanted])
+        return self.normed(residual[batch.wanted])
+
+    def layer(self, index: int, residual: Tensor, batch: Batch, kv_layer: Tensor) -> None:
+        """Adds a layer's attention and MLP to the residual, by calls of the backend alone."""
+        layer = self._layers[index]
+        x = self._norm(layer.attention_norm, residual)
+        # Before attention adds to the residual, where both read it as it was.
+        y = self._mlp_input(layer, x, residual) if self._spec.parallel else None
+        self._attention(index, x, batch, kv_layer, residual)
+        self._mlp(layer, self._mlp_input(layer, x, residual) if y is None else y, residual)
+
+    def normed(self, residual: Tensor) -> Tensor:
+        """[n, hidden_size], after the last layer -> the same, for `logits`."""
+        return self._norm(self._final_norm, residual)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -158,7 +122,7 @@ class Decoder:
         out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
         return self._kernels.linear(hidden, head.weight, head.bias, out=out)
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         """[num_tokens] -> [num_tokens, hidden_size], which the caller may change."""
         embedded = self._kernels.embedding(input_ids, self._embedding)
         scale = self._spec.embedding_scale

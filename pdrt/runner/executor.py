@@ -23,6 +23,8 @@ from pdrt.model.decoder import Decoder
 from pdrt.runner.logits import Context
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
+from pdrt.runner.shape import ServerShape
+from pdrt.runner.tapes import DecodeTapes
 from pdrt.sched.plan import Sampled, Scores
 
 # A row's token, and where its request wants them the likeliest in its place.
@@ -76,20 +78,32 @@ class CpuExecutor:
     """Layer by layer. `on_layer` is called after each, and says that the step goes on.
 
     A step is computed when its launch returns, so that two in flight would gain nothing.
+
+    Attributes:
+        tapes: of decode steps, after `warm_up`.
     """
 
     depth = 1
 
-    def __init__(self, decoder: Decoder, pool: Tensor, on_layer: Callable[[], None]) -> None:
+    def __init__(
+        self, decoder: Decoder, pool: Tensor, shape: ServerShape, on_layer: Callable[[], None]
+    ) -> None:
         self._decoder = decoder
         self._kv_layers = pool.unbind(1)
+        self._shape = shape
         self._on_layer = on_layer
+        self.tapes: DecodeTapes | None = None
         self.graph_bytes = 0
 
     def warm_up(self, role: Role) -> None:
-        """Nothing is compiled or captured here."""
+        """Records the decode steps of a role that has them; computes nothing."""
+        if role != "prefill":
+            rows, pages = self._shape.max_num_seqs, self._shape.max_pages
+            self.tapes = DecodeTapes(self._decoder, self._kv_layers, rows, pages, self._on_layer)
 
     def forward(self, batch: Batch) -> Tensor:
+        if self.tapes is not None and self.tapes.fits(batch):
+            return self.tapes.run(batch)
         return self._decoder.forward(batch, self._kv_layers, self._on_layer)
 
     def logits(self, hidden: Tensor) -> Tensor:

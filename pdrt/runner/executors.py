@@ -32,7 +32,8 @@ def make_executor(
         on_layer: says that a step goes on; called after each layer, on a GPU after each launch.
     """
     if pool.is_cpu:
-        return CpuExecutor(Decoder(spec, weights, cpu, shape.max_model_len), pool, on_layer)
+        decoder = Decoder(spec, weights, cpu, shape.max_model_len)
+        return CpuExecutor(decoder, pool, shape, on_layer)
     # Here, as it needs Triton, which a CPU installation has not.
     from pdrt.runner.gpu import gpu_executor
 

@@ -1,0 +1,138 @@
+"""Decode steps on the CPU, from tapes: the calls of all layers, recorded once.
+
+    batch -> tensors that stay -> embedding -> the tape of each layer -> norm
+
+The counterpart of pdrt.runner.graphs. One tape serves any number of rows, since the number is said
+when it is replayed. What a layer makes on its way is written to the same tensors in each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pdrt._C import StepTape
+from pdrt.kernels import cpu
+from pdrt.kernels.cpu_linear import PackedLinear
+from pdrt.model.batch import Batch
+from pdrt.model.decoder import Decoder
+from pdrt.model.kernels import Kernels
+from pdrt.model.spec import Activation
+from pdrt.model.weights import Weight
+from pdrt.runner.static_batch import is_decode, load, padding_batch
+
+
+class DecodeTapes:
+    """Runs decode steps of up to `max_rows` rows.
+
+    Attributes:
+        layers: the tape of each; calling `replay(num_rows)` of one after the other is the step.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv_layers: Sequence[Tensor],
+        max_rows: int,
+        max_pages: int,
+        on_layer: Callable[[], None],
+    ) -> None:
+        self._decoder = decoder
+        self._on_layer = on_layer
+        self._static = padding_batch(max_rows, max_pages, torch.device("cpu"))
+        self._residual = torch.empty_like(decoder.embed(self._static.input_ids))
+        self._kernels = _Kernels()
+        self.layers = [self._record(index, kv) for index, kv in enumerate(kv_layers)]
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether it is a decode step."""
+        return is_decode(batch) and len(batch.seq_lens) <= len(self._residual)
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Tensor:
+        """[num_rows, hidden_size] of a decode step."""
+        num_rows = len(batch.seq_lens)
+        load(self._static, batch, num_rows)
+        residual = self._residual[:num_rows]
+        residual.copy_(self._decoder.embed(batch.input_ids))
+        for tape in self.layers:
+            tape.replay(num_rows)
+            self._on_layer()
+        return self._decoder.normed(residual)
+
+    def _record(self, index: int, kv_layer: Tensor) -> StepTape:
+        """Writes down the calls of a layer for the most rows. Nothing is computed."""
+        tape = StepTape()
+        self._kernels.begin_layer()
+        decoder = self._decoder.with_kernels(self._kernels)
+        tape.start()
+        try:
+            decoder.layer(index, self._residual, self._static, kv_layer)
+        finally:
+            tape.stop()
+        return tape
+
+
+class _Kernels(Kernels):
+    """The CPU's kernels; the n-th call of every layer has the same tensor for its result."""
+
+    rope_kv_write = staticmethod(cpu.rope_kv_write)
+    embedding = staticmethod(cpu.embedding)
+
+    def __init__(self) -> None:
+        self._results: dict[tuple[object, ...], Tensor] = {}
+        self._num_calls = 0
+
+    def begin_layer(self) -> None:
+        self._num_calls = 0
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        kv_layer: Tensor,
+        page_table: Tensor,
+        cu_seqlens_q: Tensor,
+        seq_lens: Tensor,
+        scale: float,
+        window: int = 0,
+    ) -> Tensor:
+        out = self._result(query.shape, query.dtype)
+        return cpu.paged_attention(
+            query, kv_layer, page_table, cu_seqlens_q, seq_lens, scale, window, out
+        )
+
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        residual: Tensor | None = None,
+        weight_offset: float = 0.0,
+    ) -> Tensor:
+        return cpu.rms_norm(x, weight, eps, residual, weight_offset, self._result(x.shape, x.dtype))
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return cpu.layer_norm(x, weight, bias, eps, out=self._result(x.shape, x.dtype))
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        assert isinstance(weight, PackedLinear)
+        if out is None:
+            out = self._result((len(x), weight.out_size), weight.dtype)
+        return cpu.linear(x, weight, bias, residual, activation, out)
+
+    def _result(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        self._num_calls += 1
+        key = self._num_calls, tuple(shape), dtype
+        if key not in self._results:
+            self._results[key] = torch.empty(shape, dtype=dtype)
+        return self._results[key]

@@ -1,0 +1,166 @@
+"""Replayed decode steps have the bits of those whose kernels are called one by one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pdrt import _C
+from pdrt.config import Quantization
+from pdrt.kernels import cpu
+from pdrt.model.batch import Batch
+from pdrt.model.decoder import Decoder
+from pdrt.model.layout import WeightDType, weight_layout
+from pdrt.model.weights import map_weights
+from pdrt.runner.executor import CpuExecutor
+from pdrt.runner.shape import ServerShape
+from tests.checkpoints import FAMILIES
+from tests.model_server import Weights
+
+PAGE_SIZE, MAX_LEN, MAX_ROWS = 16, 96, 5
+SHAPE = ServerShape(MAX_ROWS, 64, MAX_LEN, PAGE_SIZE)
+# Each row's pages, in no order; page 0 is nobody's.
+PAGES = 1 + np.random.default_rng(1).permutation(MAX_ROWS * SHAPE.max_pages)
+PAGES = PAGES.reshape(MAX_ROWS, SHAPE.max_pages).astype(np.int32)
+
+
+def batch_of(rows: Sequence[tuple[int, int, int]], seed: int = 0) -> Batch:
+    """A step of rows (number, first position, new tokens) with random tokens."""
+    rng = np.random.default_rng(seed)
+    positions = np.concatenate([np.arange(start, start + n) for _, start, n in rows])
+    owners = np.repeat([number for number, _, _ in rows], [n for _, _, n in rows])
+    slots = PAGES[owners, positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE
+    ends = np.cumsum([n for _, _, n in rows])
+    most = max(-(-(start + n) // PAGE_SIZE) for _, start, n in rows)
+
+    def ints(values: object) -> Tensor:
+        return torch.tensor(np.asarray(values, np.int32))
+
+    return Batch(
+        input_ids=ints(rng.integers(250, size=len(positions))),
+        positions=ints(positions),
+        slot_mapping=ints(slots),
+        page_table=ints(PAGES[[number for number, _, _ in rows], :most]),
+        cu_seqlens_q=ints([0, *ends]),
+        seq_lens=ints([start + n for _, start, n in rows]),
+        wanted=torch.from_numpy(ends - 1),
+    )
+
+
+class Pair:
+    """The same model twice, each with a pool of its own: with tapes, and without."""
+
+    def __init__(self, weights: Weights) -> None:
+        spec = weights.spec
+        tensors = map_weights(weights.memory, weight_layout(spec, weights.form))
+        size = (MAX_ROWS * SHAPE.max_pages + 1, spec.num_layers, 2, spec.num_kv_heads)
+        dtype = getattr(torch, weights.dtype)
+        self.pools = [torch.zeros(*size, PAGE_SIZE, spec.head_dim, dtype=dtype) for _ in range(2)]
+        self.layers = 0
+        decoder = Decoder(spec, tensors, cpu, MAX_LEN)
+        self.taped, self.plain = (
+            CpuExecutor(decoder, pool, SHAPE, self._count) for pool in self.pools
+        )
+        self.taped.warm_up("decode")
+
+    def _count(self) -> None:
+        self.layers += 1
+
+    def assert_same(self, batch: Batch) -> None:
+        taped, plain = (each.forward(batch) for each in (self.taped, self.plain))
+        assert torch.equal(taped, plain)
+        assert torch.equal(*self.pools)
+
+
+STEPS = [
+    [(0, 0, 20), (1, 0, 33)],
+    [(0, 20, 1), (1, 33, 1)],
+    [(1, 34, 1)],
+    [(2, 0, 47), (1, 35, 1)],  # decode and prefill in one step
+    [(2, 47, 1), (0, 21, 1), (1, 36, 1)],
+    [(3, 0, 1)],
+    [(4, 0, 2)],
+    [(4, 2, 1), (3, 1, 1), (2, 48, 1), (1, 37, 1), (0, 22, 1)],
+    [(0, 23, 1)],
+]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
+)
+def test_a_replayed_step_has_the_bits_of_its_kernels(
+    family: str, dtype: WeightDType, quantization: Quantization, tiny: Callable[[str], Path]
+) -> None:
+    pair = Pair(Weights(tiny(family), dtype, quantization=quantization))
+    gc.collect()  # nothing that only the recording held is read
+    for seed, rows in enumerate(STEPS):
+        pair.assert_same(batch_of(rows, seed))
+
+
+def test_the_step_goes_on_is_said_after_each_layer(tiny_llama: Path) -> None:
+    weights = Weights(tiny_llama)
+    pair = Pair(weights)
+    pair.taped.forward(batch_of([(0, 0, 1), (1, 0, 1)]))
+    assert pair.layers == weights.spec.num_layers
+
+
+def test_threads_that_come_and_go_between_layers_change_no_bit(
+    tiny_llama: Path, one_thread_after: None
+) -> None:
+    pair = Pair(Weights(tiny_llama, "bfloat16"))
+    _C.set_num_threads(3)
+    for seed, rows in enumerate(STEPS):
+        _C.use_threads([0, 1 + seed % 2])
+        pair.assert_same(batch_of(rows, seed))
+
+
+def test_a_step_that_cannot_be_is_refused_and_the_next_one_computed(tiny_llama: Path) -> None:
+    pair = Pair(Weights(tiny_llama))
+    wrong = batch_of([(0, 0, 1)])
+    wrong.page_table[0, 0] = 10**6
+    for executor in (pair.taped, pair.plain):
+        with pytest.raises(ValueError, match="page"):
+            executor.forward(wrong)
+    for pool in pair.pools:  # the step wrote KV before it failed
+        pool.zero_()
+    pair.assert_same(batch_of([(0, 0, 1)]))
+
+
+def test_more_rows_than_were_recorded_are_computed_without_a_tape(tiny_llama: Path) -> None:
+    pair = Pair(Weights(tiny_llama))
+    pair.assert_same(batch_of([(row % MAX_ROWS, 16 * (row // MAX_ROWS), 1) for row in range(7)]))
+
+
+def test_a_tape_says_what_it_refuses() -> None:
+    x, weight = torch.ones(3, 8), torch.ones(8)
+    tape, other = _C.StepTape(), _C.StepTape()
+    tape.start()
+    with pytest.raises(ValueError, match="a tape records already"):
+        other.start()
+    out = cpu.rms_norm(x, weight, 0.0)
+    with pytest.raises(ValueError, match="a kernel with 2 rows follows those with 3"):
+        cpu.rms_norm(x[:2], weight, 0.0)
+    with pytest.raises(ValueError, match="stop it before one is replayed"):
+        tape.replay(3)
+    tape.stop()
+    assert len(tape) == 1
+    with pytest.raises(ValueError, match="num_rows is 4; the tape was recorded with 3"):
+        tape.replay(4)
+    out.zero_()
+    tape.replay(2)
+    assert out.tolist() == [[1.0] * 8, [1.0] * 8, [0.0] * 8]
+
+
+def test_a_tape_that_is_dropped_while_it_records_records_no_more() -> None:
+    tape = _C.StepTape()
+    tape.start()
+    del tape
+    x = torch.full((1, 8), 2.0)
+    assert cpu.rms_norm(x, torch.ones(8), 0.0).tolist() == [[1.0] * 8]
