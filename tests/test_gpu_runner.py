@@ -22,11 +22,11 @@ from pdrt.model.weights import map_weights
 from pdrt.runner.gpu import GpuExecutor, gpu_executor
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs, buckets
-from pdrt.runner.static_batch import first_rows, load, padding_batch
 from pdrt.runner.logits import Context
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
+from pdrt.runner.static_batch import first_rows, load, padding_batch
 from pdrt.sampling_params import SlotParams
 from tests.checkpoints import greedy, transformers_model
 from tests.in_process import InProcessServer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.weights import map_weights
+from pdrt.runner import tapes
 from pdrt.runner.executor import CpuExecutor
 from pdrt.runner.shape import ServerShape
 from tests.checkpoints import FAMILIES
@@ -62,15 +64,16 @@ class Pair:
         size = (MAX_ROWS * SHAPE.max_pages + 1, spec.num_layers, 2, spec.num_kv_heads)
         dtype = getattr(torch, weights.dtype)
         self.pools = [torch.zeros(*size, PAGE_SIZE, spec.head_dim, dtype=dtype) for _ in range(2)]
-        self.layers = 0
+        self.signs = [0, 0]  # that a step goes on, from each
         decoder = Decoder(spec, tensors, cpu, MAX_LEN)
         self.taped, self.plain = (
-            CpuExecutor(decoder, pool, SHAPE, self._count) for pool in self.pools
+            CpuExecutor(decoder, pool, SHAPE, partial(self._count, i))
+            for i, pool in enumerate(self.pools)
         )
         self.taped.warm_up("decode")
 
-    def _count(self) -> None:
-        self.layers += 1
+    def _count(self, which: int) -> None:
+        self.signs[which] += 1
 
     def assert_same(self, batch: Batch) -> None:
         taped, plain = (each.forward(batch) for each in (self.taped, self.plain))
@@ -104,11 +107,13 @@ def test_a_replayed_step_has_the_bits_of_its_kernels(
         pair.assert_same(batch_of(rows, seed))
 
 
-def test_the_step_goes_on_is_said_after_each_layer(tiny_llama: Path) -> None:
-    weights = Weights(tiny_llama)
-    pair = Pair(weights)
-    pair.taped.forward(batch_of([(0, 0, 1), (1, 0, 1)]))
-    assert pair.layers == weights.spec.num_layers
+def test_that_a_step_goes_on_is_said_every_few_layers(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tapes, "LAYERS_OF_A_TAPE", 2)  # of three
+    pair = Pair(Weights(tiny_llama))
+    pair.assert_same(batch_of([(0, 0, 1), (1, 0, 1)]))
+    assert pair.signs == [2, 3]
 
 
 def test_threads_that_come_and_go_between_layers_change_no_bit(

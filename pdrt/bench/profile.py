@@ -84,9 +84,8 @@ class Profiled:
         if self._records:
             executor.warm_up("decode")
             assert executor.tapes is not None
-            executor.tapes.layers = [
-                self.spans.proxy("kernel", tape) for tape in executor.tapes.layers
-            ]
+            tapes = [self.spans.proxy("kernel", tape) for tape in executor.tapes.tapes]
+            executor.tapes.tapes = tapes
         runner = Runner(self.spans.proxy("executor", executor), spec, ledger)
         watched = self.spans.proxy("runner", runner)
         return InProcessWorker(ledger, holder, watched, sizes, self.spans.proxy)

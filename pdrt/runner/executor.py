@@ -75,7 +75,7 @@ class Executor(Protocol):
 
 
 class CpuExecutor:
-    """Layer by layer. `on_layer` is called after each, and says that the step goes on.
+    """Layer by layer. `on_layer` is called after one or a few, and says that the step goes on.
 
     A step is computed when its launch returns, so that two in flight would gain nothing.
 

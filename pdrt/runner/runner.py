@@ -125,8 +125,7 @@ class Runner:
         num_wanted = [ask.num_wanted for ask in asks]
         batch = make_batch(plan, self._ledger, num_wanted, self._drawing)
         hidden = self._executor.forward(batch)
-        parts = zip(asks, hidden.split(num_wanted), strict=True)
-        scores = [self._score_prompt(ask, part) for ask, part in parts]
+        scores = self._score_prompts(asks, hidden)
         drawing = [ask for ask in asks if ask.row.samples]
         contexts = [self._context(ask) for ask in drawing]
         drawn = self._executor.draw(_last_of(hidden, asks), contexts, self.eos_token_ids)
@@ -154,6 +153,13 @@ class Runner:
             return Context(ask.params, row.end)
         tokens = self._ledger.tokens(row.slot, 0, row.end)
         return Context(ask.params, row.end, tokens, self._ledger.info(row.slot).num_prompt_tokens)
+
+    def _score_prompts(self, asks: Sequence[_Ask], hidden: Tensor) -> list[tuple[Scores, ...]]:
+        """Of each row, from what all rows wanted."""
+        if not any(ask.scores_prompt for ask in asks):
+            return [()] * len(asks)  # as always, but for a few prompts
+        parts = hidden.split([ask.num_wanted for ask in asks])
+        return [self._score_prompt(*each) for each in zip(asks, parts, strict=True)]
 
     def _score_prompt(self, ask: _Ask, hidden: Tensor) -> tuple[Scores, ...]:
         """Of the tokens after each that the row computed, as far as they are the prompt's."""

@@ -1,6 +1,6 @@
 """Decode steps on the CPU, from tapes: the calls of all layers, recorded once.
 
-    batch -> tensors that stay -> embedding -> the tape of each layer -> norm
+    batch -> tensors that stay -> embedding -> tapes, each of a few layers -> norm
 
 The counterpart of pdrt.runner.graphs. One tape serves any number of rows, since the number is said
 when it is replayed. What a layer makes on its way is written to the same tensors in each layer.
@@ -23,12 +23,19 @@ from pdrt.model.spec import Activation
 from pdrt.model.weights import Weight
 from pdrt.runner.static_batch import is_decode, load, padding_batch
 
+# So often a step looks at which cores are lent: every millisecond with few rows, and with many no
+# more seldom than prefill does.
+LAYERS_OF_A_TAPE = 4
+
 
 class DecodeTapes:
     """Runs decode steps of up to `max_rows` rows.
 
+    Args:
+        on_tape: called after each; says that the step goes on.
+
     Attributes:
-        layers: the tape of each; calling `replay(num_rows)` of one after the other is the step.
+        tapes: calling `replay(num_rows)` of one after the other computes all layers.
     """
 
     def __init__(
@@ -37,14 +44,16 @@ class DecodeTapes:
         kv_layers: Sequence[Tensor],
         max_rows: int,
         max_pages: int,
-        on_layer: Callable[[], None],
+        on_tape: Callable[[], None],
     ) -> None:
         self._decoder = decoder
-        self._on_layer = on_layer
+        self._on_tape = on_tape
         self._static = padding_batch(max_rows, max_pages, torch.device("cpu"))
         self._residual = torch.empty_like(decoder.embed(self._static.input_ids))
         self._kernels = _Kernels()
-        self.layers = [self._record(index, kv) for index, kv in enumerate(kv_layers)]
+        layers = list(enumerate(kv_layers))
+        starts = range(0, len(layers), LAYERS_OF_A_TAPE)
+        self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
 
     def fits(self, batch: Batch) -> bool:
         """Whether it is a decode step."""
@@ -57,19 +66,20 @@ class DecodeTapes:
         load(self._static, batch, num_rows)
         residual = self._residual[:num_rows]
         residual.copy_(self._decoder.embed(batch.input_ids))
-        for tape in self.layers:
+        for tape in self.tapes:
             tape.replay(num_rows)
-            self._on_layer()
+            self._on_tape()
         return self._decoder.normed(residual)
 
-    def _record(self, index: int, kv_layer: Tensor) -> StepTape:
-        """Writes down the calls of a layer for the most rows. Nothing is computed."""
-        tape = StepTape()
-        self._kernels.begin_layer()
+    def _record(self, layers: Sequence[tuple[int, Tensor]]) -> StepTape:
+        """Writes down the calls of these layers for the most rows. Nothing is computed."""
         decoder = self._decoder.with_kernels(self._kernels)
+        tape = StepTape()
         tape.start()
         try:
-            decoder.layer(index, self._residual, self._static, kv_layer)
+            for index, kv_layer in layers:
+                self._kernels.begin_layer()
+                decoder.layer(index, self._residual, self._static, kv_layer)
         finally:
             tape.stop()
         return tape
