@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdrt.bench import demo, handoff, latency, offline, profile, scheduler
+from pdrt.bench import demo, frontend, handoff, latency, offline, profile, scheduler
 from pdrt.bench.engine_flags import engine_settings
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.load.records import Record
@@ -129,6 +129,28 @@ def test_a_span_that_raises_is_closed() -> None:
 
 
 # -- demo ---
+
+
+def test_what_a_token_costs_outside_of_the_workers_is_told_of_each_process(
+    tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", str(tiny_llama), "--flags=--log-level error --max-model-len 512"]
+    flags += ["--streams", "8", "--input-len", "40", "--output-len", "200", "--rounds", "1"]
+    assert frontend.main(flags) == 0
+    *table, line = capsys.readouterr().out.splitlines()
+    assert [row.split("  ")[0] for row in table[1:5]] == [
+        "front end",
+        "keeper",
+        "prefill-0",
+        "decode-0",
+    ]
+    for load in ("new", "cached"):
+        found = json.loads(line)[load]
+        costs = found["us_per_token"]
+        assert 10 < costs["front end"] < 10_000
+        (together,) = found["front_end_and_keeper_us"]
+        assert together == pytest.approx(costs["front end"] + costs["keeper"])
+        assert found["share_of_a_core_at_300"] == pytest.approx(together * 300 / 1e6)
 
 
 def record(scheduled: float, *times: float) -> Record:

@@ -126,10 +126,23 @@ def test_threads_that_come_and_go_between_layers_change_no_bit(
         pair.assert_same(batch_of(rows, seed))
 
 
-def test_a_step_that_cannot_be_is_refused_and_the_next_one_computed(tiny_llama: Path) -> None:
+def of_no_page(batch: Batch) -> None:
+    batch.page_table[0, 0] = 10**6
+
+
+def too_long(batch: Batch) -> None:
+    batch.seq_lens[0] = 2 * PAGE_SIZE
+
+
+@pytest.mark.parametrize("spoil", [of_no_page, too_long])
+def test_a_step_that_cannot_be_is_refused_and_the_next_one_computed(
+    spoil: Callable[[Batch], None], tiny_llama: Path
+) -> None:
     pair = Pair(Weights(tiny_llama))
+    pair.assert_same(batch_of([(0, 0, 40)]))
+    pair.assert_same(batch_of([(0, 40, 1)]))  # three pages, which stay where tapes read them
     wrong = batch_of([(0, 0, 1)])
-    wrong.page_table[0, 0] = 10**6
+    spoil(wrong)
     for executor in (pair.taped, pair.plain):
         with pytest.raises(ValueError, match="page"):
             executor.forward(wrong)

@@ -14,6 +14,7 @@ COMMANDS = {
     "offline": "tokens a second of an engine when all prompts wait at the start",
     "latency": "one batch alone: prefill, step times, share of the weight-read limit",
     "handoff": "from prefill's last chunk to decode",
+    "frontend": "CPU time of a token outside of the workers",
     "scheduler": "what a step costs outside the model, at 1, 8 and 64 requests",
     "profile": "where the time of a step goes, by its parts",
     "quantization": "what int8 weights change, beside the same model in float32",

@@ -51,6 +51,7 @@ class DecodeTapes:
         self._static = padding_batch(max_rows, max_pages, torch.device("cpu"))
         self._residual = torch.empty_like(decoder.embed(self._static.input_ids))
         self._kernels = _Kernels()
+        self._page_size = kv_layers[0].shape[3]
         layers = list(enumerate(kv_layers))
         starts = range(0, len(layers), LAYERS_OF_A_TAPE)
         self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
@@ -61,8 +62,15 @@ class DecodeTapes:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """[num_rows, hidden_size] of a decode step."""
-        num_rows = len(batch.seq_lens)
+        """[num_rows, hidden_size] of a decode step.
+
+        Raises:
+            ValueError: a row is longer than its pages, or has one that is not in the pool.
+        """
+        num_rows, num_pages = batch.page_table.shape
+        longest, room = int(batch.seq_lens.max()), num_pages * self._page_size
+        if longest > room:  # the tape would find pages there, of steps before
+            raise ValueError(f"a row has {longest} tokens, and its {num_pages} pages hold {room}")
         load(self._static, batch, num_rows)
         residual = self._residual[:num_rows]
         residual.copy_(self._decoder.embed(batch.input_ids))
