@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pdrt.bench import demo, frontend, handoff, latency, offline, profile, scheduler
@@ -151,6 +155,22 @@ def test_what_a_token_costs_outside_of_the_workers_is_told_of_each_process(
         (together,) = found["front_end_and_keeper_us"]
         assert together == pytest.approx(costs["front end"] + costs["keeper"])
         assert found["share_of_a_core_at_300"] == pytest.approx(together * 300 / 1e6)
+
+
+def test_a_bench_that_is_told_to_end_takes_its_server_with_it(tiny_llama: Path) -> None:
+    flags = ["--model", str(tiny_llama), "--flags=--max-model-len 512"]
+    command = [sys.executable, "-m", "pdrt.bench", "frontend", *flags]
+    bench = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    own = psutil.Process(bench.pid)
+    try:
+        deadline = time.monotonic() + 60
+        while len(below := own.children(recursive=True)) < 4:  # front end, keeper, two workers
+            assert time.monotonic() < deadline and bench.poll() is None
+            time.sleep(0.05)
+    finally:
+        bench.terminate()
+    assert bench.wait(60) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(below, timeout=10)[1] == []
 
 
 def record(scheduled: float, *times: float) -> Record:

@@ -119,6 +119,5 @@ def test_readers_wait_as_long_as_the_target_says_while_a_prompt_is_computed() ->
     gaps = [(a, b - a) for a, b in itertools.pairwise(times)]
     beside = sorted(gap for a, gap in gaps if start + TARGET < a < end - 2 * TARGET)
     alone = sorted(gap for a, gap in gaps if a < start - TARGET or a > end)
-    assert beside[0] > 0.5 * TARGET
     assert beside[len(beside) // 2] > 0.8 * TARGET
     assert alone[len(alone) // 2] < 0.8 * TARGET
