@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def _end(*_: object) -> None:
-    """Unlike the signal's default, this leaves all blocks on the way: servers end with the bench."""
+    """Unlike the signal's default, leaves all blocks on the way, and so ends servers too."""
     sys.exit(128 + signal.SIGTERM)
 
 
