@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures_driver",
     "tests.fixtures_hub",
     "tests.fixtures_kernels",
+    "tests.fixtures_clock",
     "tests.fixtures_ledger",
     "tests.fixtures_server",
 ]

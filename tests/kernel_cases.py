@@ -14,6 +14,7 @@ from torch import Tensor
 
 NUM_LAYERS = 2  # of which LAYER is used: the layer's view of the pool is not contiguous
 LAYER = 1
+GUARD = 256  # elements of NaN on either side
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,19 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
 
 def int32(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
+
+
+def beside_nan(tensor: Tensor) -> Tensor:
+    """A copy with NaN before and after it; of bytes, those of a NaN."""
+    fill = 0xFF if tensor.dtype is torch.uint8 else float("nan")
+    memory = torch.full((tensor.numel() + 2 * GUARD,), fill, dtype=tensor.dtype)
+    return memory[GUARD:-GUARD].copy_(tensor.flatten()).view(tensor.shape)
+
+
+def assert_nan_after(tensor: Tensor) -> None:
+    """Nothing was written behind a tensor of `beside_nan`."""
+    after = tensor.as_strided((GUARD,), (1,), tensor.storage_offset() + tensor.numel())
+    assert after.isnan().all()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

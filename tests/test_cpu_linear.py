@@ -18,7 +18,14 @@ from pdrt.kernels.cpu_linear import (
     packed,
     unpacked,
 )
-from tests.kernel_cases import assert_as_exact_as_torch, drawn, int32, same_bits
+from tests.kernel_cases import (
+    assert_as_exact_as_torch,
+    assert_nan_after,
+    beside_nan,
+    drawn,
+    int32,
+    same_bits,
+)
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -108,18 +115,7 @@ def test_nothing_beyond_the_ends_is_read_or_written(dtype: torch.dtype) -> None:
     args = [beside_nan(tensor) for tensor in (bias, residual)]
     linear(beside_nan(x), guarded, *args, activation=activation, out=out)
     assert same_bits(out, linear(x, plain, bias, residual, activation))
-    after = out.as_strided((GUARD,), (1,), out.storage_offset() + out.numel())
-    assert after.isnan().all()
-
-
-GUARD = 256  # elements
-
-
-def beside_nan(tensor: Tensor) -> Tensor:
-    """A copy with NaN before and after it; of bytes, those of a NaN."""
-    fill = 0xFF if tensor.dtype is torch.uint8 else float("nan")
-    memory = torch.full((tensor.numel() + 2 * GUARD,), fill, dtype=tensor.dtype)
-    return memory[GUARD:-GUARD].copy_(tensor.flatten()).view(tensor.shape)
+    assert_nan_after(out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

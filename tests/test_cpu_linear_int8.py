@@ -10,7 +10,14 @@ from torch import Tensor
 from pdrt import _C
 from pdrt.kernels import reference
 from pdrt.kernels.cpu_linear import PackedLinear, embedding, linear, pack_rows, packed, unpacked
-from tests.kernel_cases import assert_as_exact_as_torch, drawn, int32, same_bits
+from tests.kernel_cases import (
+    assert_as_exact_as_torch,
+    assert_nan_after,
+    beside_nan,
+    drawn,
+    int32,
+    same_bits,
+)
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -136,18 +143,7 @@ def test_nothing_beyond_the_ends_is_read_or_written() -> None:
     args = [beside_nan(tensor) for tensor in (bias, residual)]
     linear(beside_nan(x), guarded, *args, activation="silu_gated", out=out)
     assert same_bits(out, linear(x, plain, bias, residual, "silu_gated"))
-    after = out.as_strided((GUARD,), (1,), out.storage_offset() + out.numel())
-    assert after.isnan().all()
-
-
-GUARD = 256  # elements
-
-
-def beside_nan(tensor: Tensor) -> Tensor:
-    """A copy with NaN before and after it; of bytes, those of a NaN."""
-    fill = 0xFF if tensor.dtype is torch.uint8 else float("nan")
-    memory = torch.full((tensor.numel() + 2 * GUARD,), fill, dtype=tensor.dtype)
-    return memory[GUARD:-GUARD].copy_(tensor.flatten()).view(tensor.shape)
+    assert_nan_after(out)
 
 
 # -- packing: the same in every instruction set ---------------------------------------------------

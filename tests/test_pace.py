@@ -14,22 +14,10 @@ from pdrt import _C
 from pdrt.config import Settings
 from pdrt.errors import ConfigError
 from pdrt.worker.pace import USED_SHARE, Pace
+from tests.fixtures_clock import Clock
 
 PREFILL = 0
 TARGET = 0.1  # seconds
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from pdrt._C import Ledger
 from pdrt.worker.watch import LOCK_SECONDS, LONGEST_TURN, Watch
-
-
-class Clock:
-    """Seconds that the test decides."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.fixtures_clock import Clock
 
 
 def pass_time(watch: Watch, clock: Clock, seconds: float, step: float = 0.1) -> list[int]:

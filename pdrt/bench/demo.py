@@ -24,10 +24,10 @@ from pdrt.bench import pages
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.driver import Load
-from pdrt.bench.load.flags import ask
+from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.records import Record
-from pdrt.bench.load.servers import ServerCommand, running
+from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
 from pdrt.bench.report import percentiles, provenance
 from pdrt.bench.results import write
@@ -107,11 +107,9 @@ def run_mode(mode: str, args: argparse.Namespace, demo: Demo) -> Seen:
     Raises:
         PdrtError: it does not start, or a request failed.
     """
-    command = f"{{python}} -m pdrt.serve --port {{port}} --disaggregation-mode {mode} {args.flags}"
-    if args.model:
-        command += f" --model {args.model}"
-    with running(ServerCommand(mode, command)) as url:
-        target = Target(url, model=ask(url, "/v1/models")["data"][0]["id"])
+    flags = f"--disaggregation-mode {mode} {args.flags}"
+    with running(own_server(mode, args.model, flags)) as url:
+        target = Target(url, model=served_model(url))
         run_with_bar(target, Load(demo.warm_up), f"{mode}, warm-up")
         records = run_with_bar(target, Load(demo.sessions), mode).records
     failed = [record.error for record in records if record.error]

@@ -21,9 +21,9 @@ import numpy as np
 
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
-from pdrt.bench.load.flags import ask
+from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
-from pdrt.bench.load.servers import ServerCommand, running
+from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.serve import run_with_bar, warm_up
@@ -91,12 +91,9 @@ def measure(args: argparse.Namespace) -> dict[str, list[Costs]]:
         prompts = (writer.prompt(args.input_len, rng) for _ in range(args.streams))
         return [Session((Turn(each, args.output_len, args.input_len),)) for each in prompts]
 
-    command = f"{{python}} -m pdrt.serve --port {{port}} {args.flags}"
-    if args.model:
-        command += f" --model {args.model}"
     found: dict[str, list[Costs]] = {"new": [], "cached": []}
-    with running(ServerCommand("the server", command)) as url:
-        target = Target(url, model=ask(url, "/v1/models")["data"][0]["id"])
+    with running(own_server("the server", args.model, args.flags)) as url:
+        target = Target(url, model=served_model(url))
         warm_up(target, Load(sessions()))
         for number in range(1, args.rounds + 1):
             load = sessions()

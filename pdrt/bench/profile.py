@@ -30,6 +30,7 @@ from tqdm import tqdm
 from pdrt import _C, machine
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
+from pdrt.bench.reader import own_weights
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.spans import Spans
 from pdrt.bench.tables import Table
@@ -39,8 +40,6 @@ from pdrt.kernels import cpu
 from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape
 from pdrt.model.decoder import Decoder
-from pdrt.model.layout import WeightFormat, weight_layout
-from pdrt.model.weights import load_weights, map_weights
 from pdrt.runner.executor import CpuExecutor
 from pdrt.runner.runner import Runner
 from pdrt.startup import Plan, make_plan
@@ -61,12 +60,7 @@ class Profiled:
         self.plan = plan
         self._records = records
         self.spans = Spans()
-        form = WeightFormat.of(plan.server)
-        layout = weight_layout(plan.spec, form)
-        memory = _C.Memory.create("profile", layout.num_bytes)
-        load_weights(plan.folder, form, memory)
-        memory.use_huge_pages()
-        self._weights = map_weights(memory, layout)
+        self._weights = own_weights(plan.spec, plan.server)
 
     def worker(self, sizes: Sizes) -> InProcessWorker:
         """A worker with a ledger and KV pool of its own."""

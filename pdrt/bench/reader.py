@@ -20,12 +20,21 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.layout import WeightFormat, weight_layout
 from pdrt.model.spec import ModelSpec
-from pdrt.model.weights import map_weights
+from pdrt.model.weights import Weight, map_weights
 from pdrt.runner.executor import CpuExecutor
 from pdrt.runner.shape import ServerShape
 from pdrt.worker.loader import load_into
 
 Tokens = NDArray[np.int32]
+
+
+def own_weights(spec: ModelSpec, server: ServerSpec) -> dict[str, Weight]:
+    """A server's weights for the CPU, loaded into memory of this process, by their names."""
+    layout = weight_layout(spec, WeightFormat.of(server))
+    memory = Memory.create("weights", layout.num_bytes)
+    memory.use_huge_pages()
+    load_into(server, memory)
+    return map_weights(memory, layout)
 
 
 class Reader:
@@ -40,19 +49,16 @@ class Reader:
     """
 
     def __init__(self, spec: ModelSpec, server: ServerSpec, num_passages: int) -> None:
-        layout = weight_layout(spec, WeightFormat.of(server))
-        memory = Memory.create("weights", layout.num_bytes)
-        memory.use_huge_pages()
-        load_into(server, memory)
-        self.weights = map_weights(memory, layout)
+        self.weights = own_weights(spec, server)
         decoder = Decoder(spec, self.weights, cpu, server.max_model_len)
+        limits = ServerShape.of(server)
         shape = KVShape(
             spec.num_layers, spec.num_kv_heads, server.page_size, spec.head_dim, server.dtype
         )
-        width = -(-server.max_model_len // server.page_size)
+        width = limits.max_pages
         kv = Memory.create("kv", shape.pool_bytes(num_passages * width))
         pool = kv_pool(kv, shape, num_passages * width)
-        self._executor = CpuExecutor(decoder, pool, ServerShape.of(server), lambda: None)
+        self._executor = CpuExecutor(decoder, pool, limits, lambda: None)
         self._page_size = server.page_size
         # Page 0 is nobody's.
         self._pages = 1 + np.arange(num_passages * width, dtype=np.int32).reshape(-1, width)

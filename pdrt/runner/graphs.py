@@ -60,7 +60,7 @@ class DecodeGraphs:
 
     def fits(self, batch: Batch) -> bool:
         """Whether there is a graph for it: one new token a row, whose logits are wanted."""
-        return is_decode(batch) and len(batch.seq_lens) <= self._buckets[-1]
+        return is_decode(batch, self._buckets[-1])
 
     def run(self, batch: Batch) -> Tensor:
         """[num_rows, hidden_size] of a batch on the CPU; valid until the next step."""

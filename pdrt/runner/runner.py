@@ -125,10 +125,10 @@ class Runner:
         num_wanted = [ask.num_wanted for ask in asks]
         batch = make_batch(plan, self._ledger, num_wanted, self._drawing)
         hidden = self._executor.forward(batch)
-        scores = self._score_prompts(asks, hidden)
+        scores, hidden = self._score_prompts(asks, hidden)
         drawing = [ask for ask in asks if ask.row.samples]
         contexts = [self._context(ask) for ask in drawing]
-        drawn = self._executor.draw(_last_of(hidden, asks), contexts, self.eos_token_ids)
+        drawn = self._executor.draw(hidden, contexts, self.eos_token_ids)
         self._drawing = {ask.row.key: i for i, ask in enumerate(drawing)}
         return Launched(plan, scores, drawn)
 
@@ -154,12 +154,19 @@ class Runner:
         tokens = self._ledger.tokens(row.slot, 0, row.end)
         return Context(ask.params, row.end, tokens, self._ledger.info(row.slot).num_prompt_tokens)
 
-    def _score_prompts(self, asks: Sequence[_Ask], hidden: Tensor) -> list[tuple[Scores, ...]]:
-        """Of each row, from what all rows wanted."""
+    def _score_prompts(
+        self, asks: Sequence[_Ask], hidden: Tensor
+    ) -> tuple[list[tuple[Scores, ...]], Tensor]:
+        """From what the rows wanted: the scores of each, and where a token is sampled after.
+
+        The latter is [n, hidden_size].
+        """
         if not any(ask.scores_prompt for ask in asks):
-            return [()] * len(asks)  # as always, but for a few prompts
+            return [()] * len(asks), hidden  # nothing else was wanted
         parts = hidden.split([ask.num_wanted for ask in asks])
-        return [self._score_prompt(*each) for each in zip(asks, parts, strict=True)]
+        scores = [self._score_prompt(*each) for each in zip(asks, parts, strict=True)]
+        last = [part[-1:] for ask, part in zip(asks, parts, strict=True) if ask.row.samples]
+        return scores, torch.cat([hidden[:0], *last])
 
     def _score_prompt(self, ask: _Ask, hidden: Tensor) -> tuple[Scores, ...]:
         """Of the tokens after each that the row computed, as far as they are the prompt's."""
@@ -173,12 +180,3 @@ class Runner:
             logits = self._executor.logits(hidden[i : i + len(block)]).cpu().numpy()
             scores.append(score(logits, block, first + i, ask.params.prompt_logprobs))
         return tuple(scores)
-
-
-def _last_of(hidden: Tensor, asks: Sequence[_Ask]) -> Tensor:
-    """Of what the rows wanted, the positions that a token is sampled after: [n, hidden_size]."""
-    if not any(ask.scores_prompt for ask in asks):
-        return hidden  # nothing else was wanted
-    parts = hidden.split([ask.num_wanted for ask in asks])
-    last = [part[-1:] for ask, part in zip(asks, parts, strict=True) if ask.row.samples]
-    return torch.cat([hidden[:0], *last])

@@ -12,9 +12,10 @@ from pdrt.model.batch import Batch
 PADDING = {"input_ids": 0, "positions": 0, "slot_mapping": -1, "seq_lens": 0}
 
 
-def is_decode(batch: Batch) -> bool:
-    """Whether each row has one new token, whose logits are wanted."""
-    return len(batch.input_ids) == len(batch.seq_lens) == len(batch.wanted)
+def is_decode(batch: Batch, max_rows: int) -> bool:
+    """Whether each row, of so many at most, has one new token, whose logits are wanted."""
+    num_rows = len(batch.seq_lens)
+    return len(batch.input_ids) == num_rows == len(batch.wanted) and num_rows <= max_rows
 
 
 def padding_batch(num_rows: int, max_pages: int, device: torch.device) -> Batch:

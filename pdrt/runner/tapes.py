@@ -9,6 +9,7 @@ when it is replayed. What a layer makes on its way is written to the same tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,6 @@ from pdrt.kernels import cpu
 from pdrt.kernels.cpu_linear import PackedLinear
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
-from pdrt.model.kernels import Kernels
-from pdrt.model.spec import Activation
 from pdrt.model.weights import Weight
 from pdrt.runner.static_batch import is_decode, load, padding_batch
 
@@ -57,8 +56,8 @@ class DecodeTapes:
         self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
 
     def fits(self, batch: Batch) -> bool:
-        """Whether it is a decode step."""
-        return is_decode(batch) and len(batch.seq_lens) <= len(self._residual)
+        """Whether it is a decode step of so many rows at most."""
+        return is_decode(batch, len(self._residual))
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -93,9 +92,21 @@ class DecodeTapes:
         return tape
 
 
-class _Kernels(Kernels):
+def _with_result_like_first(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method of _Kernels, for a kernel whose result is as its first argument."""
+
+    def call(self: _Kernels, x: Tensor, *others: Any, **options: Any) -> Tensor:
+        return kernel(x, *others, **options, out=self.result(x.shape, x.dtype))
+
+    return call
+
+
+class _Kernels:
     """The CPU's kernels; the n-th call of every layer has the same tensor for its result."""
 
+    paged_attention = _with_result_like_first(cpu.paged_attention)
+    rms_norm = _with_result_like_first(cpu.rms_norm)
+    layer_norm = _with_result_like_first(cpu.layer_norm)
     rope_kv_write = staticmethod(cpu.rope_kv_write)
     embedding = staticmethod(cpu.embedding)
 
@@ -106,49 +117,21 @@ class _Kernels(Kernels):
     def begin_layer(self) -> None:
         self._num_calls = 0
 
-    def paged_attention(
-        self,
-        query: Tensor,
-        kv_layer: Tensor,
-        page_table: Tensor,
-        cu_seqlens_q: Tensor,
-        seq_lens: Tensor,
-        scale: float,
-        window: int = 0,
-    ) -> Tensor:
-        out = self._result(query.shape, query.dtype)
-        return cpu.paged_attention(
-            query, kv_layer, page_table, cu_seqlens_q, seq_lens, scale, window, out
-        )
-
-    def rms_norm(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        eps: float,
-        residual: Tensor | None = None,
-        weight_offset: float = 0.0,
-    ) -> Tensor:
-        return cpu.rms_norm(x, weight, eps, residual, weight_offset, self._result(x.shape, x.dtype))
-
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        return cpu.layer_norm(x, weight, bias, eps, out=self._result(x.shape, x.dtype))
-
     def linear(
         self,
         x: Tensor,
         weight: Weight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
-        activation: Activation | None = None,
+        activation: str | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(weight, PackedLinear)
         if out is None:
-            out = self._result((len(x), weight.out_size), weight.dtype)
+            out = self.result((len(x), weight.out_size), weight.dtype)
         return cpu.linear(x, weight, bias, residual, activation, out)
 
-    def _result(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def result(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         self._num_calls += 1
         key = self._num_calls, tuple(shape), dtype
         if key not in self._results:

@@ -88,7 +88,7 @@ def make_target(args: argparse.Namespace) -> Target:
         raise ConfigError(f"--header is {args.header!r}; give NAME:VALUE")
     model = args.model
     if not model and args.api != "generate":
-        model = ask(args.base_url, "/v1/models", headers)["data"][0]["id"]
+        model = served_model(args.base_url, headers)
     return Target(
         args.base_url,
         args.api,
@@ -99,6 +99,12 @@ def make_target(args: argparse.Namespace) -> Target:
         headers=headers,
         timeout=args.timeout,
     )
+
+
+def served_model(base_url: str, headers: dict[str, str] | None = None) -> str:
+    """The name of the first model that a server has; raises as `ask`."""
+    name: str = ask(base_url, "/v1/models", headers)["data"][0]["id"]
+    return name
 
 
 def ask(base_url: str, path: str, headers: dict[str, str] | None = None) -> dict[str, list]:  # type: ignore[type-arg]

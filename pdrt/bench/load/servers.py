@@ -66,6 +66,12 @@ class ServerCommand:
         return shlex.split(filled)
 
 
+def own_server(name: str, model: str, flags: str) -> ServerCommand:
+    """pdrt's, with more of its flags; without a model it serves the default one."""
+    command = f"{{python}} -m pdrt.serve --port {{port}} {flags}"
+    return ServerCommand(name, f"{command} --model {model}" if model else command)
+
+
 def free_port() -> int:
     """One that nobody listens on now."""
     with socket.socket() as found:
