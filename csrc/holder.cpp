@@ -36,6 +36,12 @@ std::vector<uint32_t> Holder::marked() const {
   return slots;
 }
 
+std::optional<uint32_t> Holder::ready(uint32_t slot, uint32_t generation) const {
+  ledger_->check_slot(slot);
+  if (!counts(slot, generation) || word(slot).marked()) return std::nullopt;
+  return get(m_.slots[slot].num_computed);
+}
+
 // -- prefill ----------------------------------------------------------------------------
 
 Outcome Holder::admit(uint32_t slot, uint32_t generation) {

@@ -49,6 +49,9 @@ class Holder {
   void beat();
   void set_computing(bool computing);
   std::vector<uint32_t> marked() const;
+  // How much of a slot is computed, where a step may compute more: it is held in this generation,
+  // not marked, and not at its end.
+  std::optional<uint32_t> ready(uint32_t slot, uint32_t generation) const;
 
   Outcome admit(uint32_t slot, uint32_t generation);
   // Before the row that makes the scored tokens computed. False when the slot is not held.

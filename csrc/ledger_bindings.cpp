@@ -137,8 +137,6 @@ Outcome reap(Ledger& ledger, uint32_t instance, bool keep_filled) {
   return ledger.reap(instance, keep_filled ? Filled::KEPT : Filled::DROPPED);
 }
 
-using LedgerClass = py::class_<Ledger, std::shared_ptr<Ledger>>;
-
 void def_making(LedgerClass& cls) {
   cls.def_static("create", &create, py::kw_only(), py::arg("num_pages"), py::arg("page_size"),
                  py::arg("num_slots"), py::arg("max_model_len"), py::arg("sealed_bound"),
@@ -247,6 +245,7 @@ void bind_ledger(py::module_& m) {
   def_slot_snapshots(cls);
   def_totals(cls);
   def_operations(cls);
+  bind_batch(cls);
   bind_failpoints(m);
 }
 

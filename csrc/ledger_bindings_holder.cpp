@@ -54,6 +54,7 @@ void bind_holder(py::module_& m) {
       .def("beat", &Holder::beat)
       .def("set_computing", &Holder::set_computing, py::arg("computing"))
       .def("marked", &Holder::marked)
+      .def("ready", &Holder::ready, py::arg("slot"), py::arg("generation"))
       .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"), Unlocked())
       .def("score", &score, py::arg("slot"), py::arg("generation"), py::arg("start"),
            py::arg("logprobs").noconvert(), py::arg("top_ids").noconvert(),

@@ -20,6 +20,7 @@ const Kind& kind_of(Dtype dtype) {
       {dlpack::kFloat, 32, "torch.float32"},
       {dlpack::kBfloat, 16, "torch.bfloat16"},
       {dlpack::kSigned, 32, "torch.int32"},
+      {dlpack::kSigned, 64, "torch.int64"},
   };
   return kKinds[static_cast<int>(dtype)];
 }

@@ -16,7 +16,7 @@
 
 namespace pdrt {
 
-enum class Dtype { kFloat32, kBfloat16, kInt32 };
+enum class Dtype { kFloat32, kBfloat16, kInt32, kInt64 };
 
 class TensorArgument {
  public:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pdrt._C import Ledger
 from pdrt.model.batch import Batch
 from pdrt.model.spec import ModelSpec
+from pdrt.runner.batch import blank_batch
 from pdrt.runner.executor import Draw, Executor, fed
 from pdrt.runner.logits import Context
 from pdrt.runner.runner import Runner
@@ -55,6 +56,10 @@ class DeferredExecutor:
 
     def warm_up(self) -> None:
         self._inner.warm_up()
+
+    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
+        """New each time: the step before may not have been computed yet."""
+        return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
         hidden = torch.empty(len(batch.wanted), self._hidden_size)

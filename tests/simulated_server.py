@@ -24,6 +24,7 @@ class WatchedHolder:
     ) -> None:
         self.instance = holder.instance
         self.beat, self.launch, self.score = holder.beat, holder.launch, holder.score
+        self.ready = holder.ready
         self._holder = holder
         self._tally = tally
         self._is_busy = is_busy

@@ -163,7 +163,7 @@ def test_a_batch_names_each_tokens_place(tiny_llama: Path) -> None:
     places = [int(table[0, p // 16]) * 16 + p % 16 for p in range(15, 20)]
     places += [int(table[1, p // 16]) * 16 + p % 16 for p in range(17)]
     assert batch.slot_mapping.tolist() == places
-    assert torch.equal(batch.page_table, torch.from_numpy(table))
+    assert batch.page_table.tolist() == table[:, :2].tolist()  # as far as the longest row goes
     kinds = {t.dtype for t in (batch.input_ids, batch.positions, batch.slot_mapping)}
     assert kinds == {torch.int32}
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
+from pdrt.runner.batch import blank_batch
 from pdrt.runner.logits import Context
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
@@ -53,6 +54,12 @@ class Executor(Protocol):
 
     def warm_up(self, role: Role) -> None:
         """Once, before the first step."""
+
+    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
+        """Room for the batch of the next step, on the CPU, with num_pages columns or more.
+
+        It may be that of the step before.
+        """
 
     def forward(self, batch: Batch) -> Tensor:
         """Computes a step whose tensors are on the CPU.
@@ -100,6 +107,11 @@ class CpuExecutor:
         if role != "prefill":
             rows, pages = self._shape.max_num_seqs, self._shape.max_pages
             self.tapes = DecodeTapes(self._decoder, self._kv_layers, rows, pages, self._on_layer)
+
+    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
+        if self.tapes is not None and num_tokens == num_rows == num_wanted <= self.tapes.max_rows:
+            return self.tapes.rows(num_rows)
+        return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
         if self.tapes is not None and self.tapes.fits(batch):

@@ -21,6 +21,7 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.spec import ModelSpec
 from pdrt.model.weights import Weight
+from pdrt.runner.batch import blank_batch
 from pdrt.runner.executor import fed
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs
@@ -72,6 +73,10 @@ class GpuExecutor:
             self._graphs.capture()
             self.graph_bytes = before - torch.cuda.mem_get_info(self._device)[0]
         rehearse(self, self._shape, role)
+
+    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
+        """New each time: what the step before was written to may still be on its way."""
+        return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
         if self._graphs is not None and self._graphs.fits(batch):

@@ -123,7 +123,7 @@ class Runner:
         """Starts to compute a step, on a GPU without waiting for anything but prompt scores."""
         asks = [self._ask(row) for row in plan.rows]
         num_wanted = [ask.num_wanted for ask in asks]
-        batch = make_batch(plan, self._ledger, num_wanted, self._drawing)
+        batch = make_batch(plan, self._ledger, num_wanted, self._drawing, self._executor.blank)
         hidden = self._executor.forward(batch)
         scores, hidden = self._score_prompts(asks, hidden)
         drawing = [ask for ask in asks if ask.row.samples]

@@ -20,7 +20,7 @@ from pdrt.kernels.cpu_linear import PackedLinear
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.model.weights import Weight
-from pdrt.runner.static_batch import is_decode, load, padding_batch
+from pdrt.runner.static_batch import first_rows, is_decode, load, padding_batch
 
 # So often a step looks at which cores are lent: every millisecond with few rows, and with many no
 # more seldom than prefill does.
@@ -51,13 +51,24 @@ class DecodeTapes:
         self._residual = torch.empty_like(decoder.embed(self._static.input_ids))
         self._kernels = _Kernels()
         self._page_size = kv_layers[0].shape[3]
+        self._rows: dict[int, Batch] = {}
         layers = list(enumerate(kv_layers))
         starts = range(0, len(layers), LAYERS_OF_A_TAPE)
         self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
 
+    @property
+    def max_rows(self) -> int:
+        return len(self._residual)
+
+    def rows(self, num_rows: int) -> Batch:
+        """The tensors that tapes read a decode step from; written there, it need not be copied."""
+        if num_rows not in self._rows:
+            self._rows[num_rows] = first_rows(self._static, num_rows)
+        return self._rows[num_rows]
+
     def fits(self, batch: Batch) -> bool:
         """Whether it is a decode step of so many rows at most."""
-        return is_decode(batch, len(self._residual))
+        return is_decode(batch, self.max_rows)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -66,17 +77,23 @@ class DecodeTapes:
         Raises:
             ValueError: a row is longer than its pages, or has one that is not in the pool.
         """
-        num_rows, num_pages = batch.page_table.shape
-        longest, room = int(batch.seq_lens.max()), num_pages * self._page_size
-        if longest > room:  # the tape would find pages there, of steps before
-            raise ValueError(f"a row has {longest} tokens, and its {num_pages} pages hold {room}")
-        load(self._static, batch, num_rows)
+        num_rows = len(batch.seq_lens)
+        if batch is not self.rows(num_rows):
+            self._check_lengths(batch)
+            load(self._static, batch, num_rows)
         residual = self._residual[:num_rows]
         residual.copy_(self._decoder.embed(batch.input_ids))
         for tape in self.tapes:
             tape.replay(num_rows)
             self._on_tape()
         return self._decoder.normed(residual)
+
+    def _check_lengths(self, batch: Batch) -> None:
+        """Behind a row's pages tapes would find those of steps before."""
+        num_pages = batch.page_table.shape[1]
+        longest, room = int(batch.seq_lens.max()), num_pages * self._page_size
+        if longest > room:
+            raise ValueError(f"a row has {longest} tokens, and its {num_pages} pages hold {room}")
 
     def _record(self, layers: Sequence[tuple[int, Tensor]]) -> StepTape:
         """Writes down the calls of these layers for the most rows. Nothing is computed."""

@@ -52,9 +52,10 @@ class DecodeScheduler:
         """
         rows: list[Row] = []
         # No row is undone by a later one: a request that grows takes pages from younger ones only.
-        for held, info in self.held.ready():
-            is_ahead = held.key in unread
-            start = unread.get(held.key, info.num_computed_tokens)
+        for held, num_computed in self.held.ready():
+            end = unread.get(held.key)
+            is_ahead = end is not None
+            start = num_computed if end is None else end
             if len(rows) >= budget or start >= held.num_tokens_with_kv:
                 continue
             if self._grow(held.slot, start + 1, is_ahead, unread):

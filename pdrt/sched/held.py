@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, SlotInfo, Word
+from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase, Word
 from pdrt.sampling_params import SlotParams
-from pdrt.sched.plan import Key, Sampled
+from pdrt.sched.plan import Key, Row, Sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Held:
     slot: int
     generation: int
     rank: int
-    max_tokens: int
+    goal: int  # tokens to compute in prefill
     num_tokens_with_kv: int  # at its longest: its last token of all gets none
     params: SlotParams
 
@@ -41,18 +41,18 @@ class HeldSlots:
         self._ledger = ledger
         self._holder = holder
         self._phase = phase
-        self._slots: dict[int, Held] = {}
+        self._slots: dict[int, Held] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def __iter__(self) -> Iterator[Held]:
         """Oldest first; a copy, so that slots may go while it is walked."""
-        return iter(sorted(self._slots.values(), key=lambda held: held.rank))
+        return iter(list(self._slots.values()))
 
-    def get(self, key: Key) -> Held | None:
-        held = self._slots.get(key[0])
-        return held if held and held.key == key else None
+    def get(self, slot: int, generation: int) -> Held | None:
+        held = self._slots.get(slot)
+        return held if held and held.generation == generation else None
 
     @property
     def reads_tokens(self) -> bool:
@@ -64,29 +64,25 @@ class HeldSlots:
         info = self._ledger.info(slot)
         params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
         longest = info.num_prompt_tokens + info.max_tokens - 1
-        held = Held(slot, generation, info.rank, info.max_tokens, longest, params)
-        self._slots[slot] = held
+        held = Held(slot, generation, info.rank, info.goal, longest, params)
+        by_rank = sorted([*self._slots.values(), held], key=lambda each: each.rank)
+        self._slots = {each.slot: each for each in by_rank}
         return held
 
     def forget(self, slot: int) -> None:
         """After the ledger took the slot from us."""
         del self._slots[slot]
 
-    def has_ended(self, slot: int) -> bool:
-        """Ours, and its last token was read."""
-        return slot in self._slots and _is_finished(self._ledger.info(slot))
+    def ready(self) -> Iterator[tuple[Held, int]]:
+        """Those that a step may compute, oldest first, each with its num_computed_tokens.
 
-    def ready(self) -> Iterator[tuple[Held, SlotInfo]]:
-        """Those that a step may compute, oldest first: ours, unmarked, and not at their end.
-
-        Lazy, since growing one may take the pages of a younger one.
+        They are ours, unmarked, and not at their end. Lazy, since growing one may take the pages of
+        a younger one.
         """
         for held in self:
-            word = self._ledger.word(held.slot)
-            info = self._ledger.info(held.slot)
-            marked = word.abort or word.victim
-            if self._is_ours(held, word) and not marked and not _is_finished(info):
-                yield held, info
+            num_computed = self._holder.ready(held.slot, held.generation)
+            if num_computed is not None:
+                yield held, num_computed
 
     def _is_ours(self, held: Held, word: Word) -> bool:
         return (word.phase, word.holder, word.generation) == (
@@ -95,20 +91,6 @@ class HeldSlots:
             held.generation,
         )
 
-    def finish_reason(self, held: Held, sampled: Sampled, eos: frozenset[int]) -> FinishReason:
-        """Whether a token, sampled but not yet in the ledger, is the last of its request.
-
-        A model whose logits are not numbers ends the request it happened to, and no other.
-        """
-        if math.isnan(sampled.logprob):
-            return FinishReason.ERROR
-        if sampled.token in held.params.stop_token_ids:
-            return FinishReason.STOP
-        if sampled.token in eos and not held.params.ignore_eos:
-            return FinishReason.STOP
-        is_last = self._ledger.info(held.slot).num_output_tokens + 1 >= held.max_tokens
-        return FinishReason.LENGTH if is_last else FinishReason.NONE
-
     def settle(self) -> list[int]:
         """Lets go of every slot that is marked, finished or no longer ours.
 
@@ -116,7 +98,7 @@ class HeldSlots:
         """
         left = []
         for held in self:
-            if self._settle_one(held):
+            if self._holder.ready(held.slot, held.generation) is None and self._settle_one(held):
                 self.forget(held.slot)
                 left.append(held.slot)
         return left
@@ -127,13 +109,27 @@ class HeldSlots:
             return True
         if word.abort:
             outcome = self._holder.abort(held.slot)
-        elif _is_finished(self._ledger.info(held.slot)):
+        elif self._ledger.info(held.slot).finish_reason is not FinishReason.NONE:
             outcome = self._holder.finish(held.slot)
         elif word.victim:
             outcome = self._holder.let_go(held.slot)
         else:
             return False
         return outcome is not Outcome.BUSY and not self._is_ours(held, self._ledger.word(held.slot))
+
+
+def finish_reason(held: Held, row: Row, sampled: Sampled, eos: frozenset[int]) -> FinishReason:
+    """Whether the token that a row sampled, not yet in the ledger, is the last of its request.
+
+    A model whose logits are not numbers ends the request it happened to, and no other.
+    """
+    if math.isnan(sampled.logprob):
+        return FinishReason.ERROR
+    if sampled.token in held.params.stop_token_ids:
+        return FinishReason.STOP
+    if sampled.token in eos and not held.params.ignore_eos:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if row.end >= held.num_tokens_with_kv else FinishReason.NONE
 
 
 def requests_held_by(ledger: Ledger, instance: int) -> list[int]:
@@ -150,8 +146,3 @@ def requests_in(ledger: Ledger, instance: int, rows: Iterable[tuple[int, int]]) 
         if (word.holder, word.generation) == (instance, generation):
             found.append(ledger.info(slot).request_id)
     return found
-
-
-def _is_finished(info: SlotInfo) -> bool:
-    """Its last token was read."""
-    return info.finish_reason is not FinishReason.NONE

@@ -46,17 +46,16 @@ class PrefillScheduler:
     def plan(self, budget: int, unread: Unread = NOTHING_UNREAD) -> Plan:
         """Rows of at most `budget` tokens in all. None is ahead: a prompt's tokens are known."""
         rows: list[Row] = []
-        for held, info in self.held.ready():
-            start = unread.get(held.key, info.num_computed_tokens)
-            budget -= _add_chunk(rows, held, start, info.goal, budget)
+        for held, num_computed in self.held.ready():
+            budget -= _add_chunk(rows, held, unread.get(held.key, num_computed), budget)
         for slot in self._in_order():
             if budget < 1 or len(self.held) >= self._max_num_seqs:
                 break
             admitted = self._admit(slot)
             if admitted is None:
                 break
-            info = self._ledger.info(slot)
-            budget -= _add_chunk(rows, admitted, info.num_computed_tokens, info.goal, budget)
+            num_computed = self._ledger.info(slot).num_computed_tokens
+            budget -= _add_chunk(rows, admitted, num_computed, budget)
         return Plan(tuple(rows))
 
     def _in_order(self) -> list[int]:
@@ -80,7 +79,7 @@ class PrefillScheduler:
     def _is_sealable(self, held: Held) -> bool:
         info = self._ledger.info(held.slot)
         num_tokens = info.num_prompt_tokens + info.num_output_tokens
-        return info.finish_reason is FinishReason.NONE and num_tokens > info.goal
+        return info.finish_reason is FinishReason.NONE and num_tokens > held.goal
 
     def _seal(self, held: Held) -> bool:
         """False when as many slots are SEALED as may be: the back-pressure on prefill."""
@@ -90,11 +89,11 @@ class PrefillScheduler:
         return True
 
 
-def _add_chunk(rows: list[Row], held: Held, start: int, goal: int, budget: int) -> int:
+def _add_chunk(rows: list[Row], held: Held, start: int, budget: int) -> int:
     """Appends the slot's next chunk, unless it has none or there is no budget; its tokens."""
-    num_tokens = min(goal - start, budget)
+    num_tokens = min(held.goal - start, budget)
     if num_tokens < 1:
         return 0
-    samples = start + num_tokens == goal
+    samples = start + num_tokens == held.goal
     rows.append(Row(held.slot, held.generation, start, num_tokens, samples))
     return num_tokens

@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Protocol
 
 from pdrt._C import FinishReason, Holder
 from pdrt.messages import Report
-from pdrt.sched.held import HeldSlots
+from pdrt.sched.held import HeldSlots, finish_reason
 from pdrt.sched.plan import Plan, Result, Row, Sampled, Unread
 from pdrt.wire import Message
 
@@ -130,11 +131,12 @@ class Worker:
         reports = self._settle()
         launched = self._has_room() and self._launch()
         computed = bool(self._in_flight)
-        read = Report(()) if launched and self._has_room() else self._read()
-        if any(self._has_ended(slot) for slot in read.slots):
-            # At once, so that the router finds a last token and the reason in one look.
-            reports += self._settle()
-        reports.append(read)
+        if not (launched and self._has_room()):
+            read, any_ended = self._read()
+            if any_ended:
+                # At once, so that the router finds a last token and the reason in one look.
+                reports += self._settle()
+            reports.append(read)
         return [report for report in reports if report.slots or report.preempted], computed
 
     def _settle(self) -> list[Report]:
@@ -161,24 +163,26 @@ class Worker:
             self._in_flight.append(_Step(number, plan, self._runner.launch(plan)))
         return bool(plan)
 
-    def _read(self) -> Report:
+    def _read(self) -> tuple[Report, bool]:
         """Writes the results of the oldest step to the ledger; if it is busy, in the next turn.
 
         Rows whose request has ended or was given up since their launch do not count.
+
+        Returns:
+            (the slots that got something, whether any of them got its last token)
         """
         if not self._in_flight:
-            return Report(())
+            return Report(()), False
         step = self._in_flight[0]
         rows = step.plan.rows
         written = [self._write(row, got) for row, got in zip(rows, step.wait(), strict=True)]
         counted = self._holder.boundary(step.number, written)
         if counted is None:
-            return Report(())
+            return Report(()), False
         self._in_flight.popleft()
-        return Report(tuple(row.slot for row, good in zip(rows, counted, strict=True) if good))
-
-    def _has_ended(self, slot: int) -> bool:
-        return any(each.held.has_ended(slot) for each in self._schedulers)
+        good = list(compress(written, counted))
+        any_ended = any(reason is not FinishReason.NONE for *_, reason in good)
+        return Report(tuple(slot for slot, *_ in good)), any_ended
 
     def _write(self, row: Row, result: Result) -> tuple[int, int, int, int, float, FinishReason]:
         """Writes a row's scores; what is left is the row as the ledger takes it.
@@ -204,7 +208,7 @@ class Worker:
     def _finish_reason(self, row: Row, sampled: Sampled) -> FinishReason:
         """Whether this token is the last. A slot that was given up meanwhile will not count."""
         for scheduler in self._schedulers:
-            held = scheduler.held.get(row.key)
+            held = scheduler.held.get(row.slot, row.generation)
             if held is not None:
-                return scheduler.held.finish_reason(held, sampled, self._eos)
+                return finish_reason(held, row, sampled, self._eos)
         return FinishReason.NONE
