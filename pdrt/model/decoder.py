@@ -115,11 +115,20 @@ class Decoder:
         """[n, hidden_size], after the last layer -> the same, for `logits`."""
         return self._norm(self._final_norm, residual)
 
+    @property
+    def num_layers(self) -> int:
+        return self._spec.num_layers
+
+    @property
+    def vocab_size(self) -> int:
+        return self._spec.vocab_size
+
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[n, hidden_size] -> [n, vocab_size] float32."""
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """[n, hidden_size] -> [n, vocab_size] float32, which is `out` where that is given."""
         head = self._head
-        out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
+        if out is None:
+            out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
         return self._kernels.linear(hidden, head.weight, head.bias, out=out)
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pdrt.kv.pool import FreshPages
 from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
@@ -86,6 +87,9 @@ class CpuExecutor:
 
     A step is computed when its launch returns, so that two in flight would gain nothing.
 
+    Args:
+        fresh: takes the memory of pages that were never written to; without it, faults do.
+
     Attributes:
         tapes: of decode steps, after `warm_up`.
     """
@@ -93,12 +97,19 @@ class CpuExecutor:
     depth = 1
 
     def __init__(
-        self, decoder: Decoder, pool: Tensor, shape: ServerShape, on_layer: Callable[[], None]
+        self,
+        decoder: Decoder,
+        pool: Tensor,
+        shape: ServerShape,
+        on_layer: Callable[[], None],
+        fresh: FreshPages | None = None,
     ) -> None:
+        self._fresh = fresh
         self._decoder = decoder
         self._kv_layers = pool.unbind(1)
         self._shape = shape
         self._on_layer = on_layer
+        self._logits = torch.empty(0, decoder.vocab_size)
         self.tapes: DecodeTapes | None = None
         self.graph_bytes = 0
 
@@ -114,12 +125,17 @@ class CpuExecutor:
         return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
+        if self._fresh is not None:
+            self._fresh.take(int(batch.slot_mapping.max()) // self._shape.page_size)
         if self.tapes is not None and self.tapes.fits(batch):
             return self.tapes.run(batch)
         return self._decoder.forward(batch, self._kv_layers, self._on_layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self._decoder.logits(hidden)
+        """Valid until they are asked for again: megabytes, which would be new memory each time."""
+        if len(hidden) > len(self._logits):
+            self._logits = self._logits.new_empty(len(hidden), self._logits.shape[1])
+        return self._decoder.logits(hidden, self._logits[: len(hidden)])
 
     def draw(
         self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
@@ -128,6 +144,8 @@ class CpuExecutor:
             return Drawn([])
         logits = self.logits(hidden).numpy()
         tokens = sample(logits, contexts, eos_token_ids)
+        if all(context.params.logprobs < 1 for context in contexts):
+            return Drawn([(token, ()) for token in tokens])
         rows = zip(tokens, logits, contexts, strict=True)
         return Drawn([(token, _rivals(row, token, context)) for token, row, context in rows])
 

@@ -42,21 +42,20 @@ def sample(
     Returns:
         Tokens with their log-probabilities; NaN for a row whose logits are not all numbers.
     """
-    choices = _choices(logits, contexts, eos_token_ids)  # alive until the tokens are drawn
+    choices = {
+        i: _choice(logits[i], context, eos_token_ids)
+        for i, context in enumerate(contexts)
+        if is_adjusted(context.params)
+    }
     rows = [_row(context, choices.get(i)) for i, context in enumerate(contexts)]
-    drawn = draw(logits, np.array(rows, ROW))
+    drawn = draw(logits, np.array(rows, ROW))  # reads the choices by their addresses
     return list(map(Sampled, drawn["token"].tolist(), drawn["logprob"].tolist()))
 
 
-def _choices(
-    logits: Floats, contexts: Sequence[Context], eos_token_ids: Collection[int]
-) -> dict[int, Floats]:
-    """What those rows choose from whose parameters change their logits."""
-    rows = [i for i, context in enumerate(contexts) if is_adjusted(context.params)]
-    if not rows:
-        return {}
+def _choice(logits: Floats, context: Context, eos_token_ids: Collection[int]) -> Floats:
+    """What a row chooses from whose parameters change its logits."""
     with np.errstate(invalid="ignore"):  # infinite and NaN logits are told from the model's own
-        return {i: adjusted(logits[i], contexts[i], eos_token_ids) for i in rows}
+        return adjusted(logits, context, eos_token_ids)
 
 
 def _row(context: Context, choice: Floats | None) -> Row:

@@ -1,6 +1,6 @@
 """Decode steps on the CPU, from tapes: the calls of all layers, recorded once.
 
-    batch -> tensors that stay -> embedding -> tapes, each of a few layers -> norm
+    batch -> tensors that stay -> embedding -> tapes, each of a few layers, the last with the norm
 
 The counterpart of pdrt.runner.graphs. One tape serves any number of rows, since the number is said
 when it is replayed. What a layer makes on its way is written to the same tensors in each layer.
@@ -9,6 +9,7 @@ when it is replayed. What a layer makes on its way is written to the same tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ from pdrt.runner.static_batch import first_rows, is_decode, load, padding_batch
 # So often a step looks at which cores are lent: every millisecond with few rows, and with many no
 # more seldom than prefill does.
 LAYERS_OF_A_TAPE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What a step of so many rows is read from and written to: views of what the tapes know."""
+
+    batch: Batch
+    residual: Tensor
+    normed: Tensor
 
 
 class DecodeTapes:
@@ -51,9 +61,10 @@ class DecodeTapes:
         self._residual = torch.empty_like(decoder.embed(self._static.input_ids))
         self._kernels = _Kernels()
         self._page_size = kv_layers[0].shape[3]
-        self._rows: dict[int, Batch] = {}
+        self._rows: dict[int, _Rows] = {}
         layers = list(enumerate(kv_layers))
         starts = range(0, len(layers), LAYERS_OF_A_TAPE)
+        self._normed: Tensor  # what the last tape ends with
         self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
 
     @property
@@ -62,9 +73,7 @@ class DecodeTapes:
 
     def rows(self, num_rows: int) -> Batch:
         """The tensors that tapes read a decode step from; written there, it need not be copied."""
-        if num_rows not in self._rows:
-            self._rows[num_rows] = first_rows(self._static, num_rows)
-        return self._rows[num_rows]
+        return self._views(num_rows).batch
 
     def fits(self, batch: Batch) -> bool:
         """Whether it is a decode step of so many rows at most."""
@@ -72,21 +81,30 @@ class DecodeTapes:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """[num_rows, hidden_size] of a decode step.
+        """[num_rows, hidden_size] of a decode step, normed; valid until the next one.
 
         Raises:
             ValueError: a row is longer than its pages, or has one that is not in the pool.
         """
         num_rows = len(batch.seq_lens)
-        if batch is not self.rows(num_rows):
+        rows = self._views(num_rows)
+        if batch is not rows.batch:
             self._check_lengths(batch)
             load(self._static, batch, num_rows)
-        residual = self._residual[:num_rows]
-        residual.copy_(self._decoder.embed(batch.input_ids))
+        rows.residual.copy_(self._decoder.embed(rows.batch.input_ids))
         for tape in self.tapes:
             tape.replay(num_rows)
             self._on_tape()
-        return self._decoder.normed(residual)
+        return rows.normed
+
+    def _views(self, num_rows: int) -> _Rows:
+        if num_rows not in self._rows:
+            self._rows[num_rows] = _Rows(
+                first_rows(self._static, num_rows),
+                self._residual[:num_rows],
+                self._normed[:num_rows],
+            )
+        return self._rows[num_rows]
 
     def _check_lengths(self, batch: Batch) -> None:
         """Behind a row's pages tapes would find those of steps before."""
@@ -104,6 +122,8 @@ class DecodeTapes:
             for index, kv_layer in layers:
                 self._kernels.begin_layer()
                 decoder.layer(index, self._residual, self._static, kv_layer)
+            if layers[-1][0] == decoder.num_layers - 1:
+                self._normed = decoder.normed(self._residual)
         finally:
             tape.stop()
         return tape

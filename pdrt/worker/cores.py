@@ -69,6 +69,7 @@ class Cores:
         self._borrows = lending and bool(others)
         self._cores = [*own, *(others if self._borrows else ())]  # of each thread, by its number
         self._computing = False
+        self._seen: list[bool] = []
         self.lent: set[int] = set()
         _start_threads(self._cores, pinned)
         _C.use_threads(range(len(own)))
@@ -90,6 +91,9 @@ class Cores:
         if not self._borrows:
             return
         computing = [self._ledger.is_computing(index) for index in range(len(self._owned))]
+        if computing == self._seen:
+            return
+        self._seen = computing
         lent = lent_to(self._me, self._owned, computing)
         if lent != self.lent:
             self.lent = lent
