@@ -5,7 +5,8 @@ own: what a server takes of the card, and what a fault of the card does to it.
     python benchmarks/gpu/gpu_tests.py [--quick | --servers]
 
 pytest's plugins may be missing, so the options that pyproject.toml gives them are left out; so may
-be what a test file imports, which fails that file and no other.
+be what a test file imports, which fails that file and no other. At its time limit this part is
+sent SIGTERM, and so is pytest, for which that is Ctrl-C: what has run by then is told.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import Event
 from xml.etree import ElementTree
 
 from pdrt.bench.report import emit, provenance
@@ -30,6 +33,12 @@ markers =
     chaos: kills processes
     gpu: needs an NVIDIA GPU
 """
+PYTEST = """
+import signal, sys, pytest
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sys.exit(pytest.main())
+"""
+LAST = ("tests/test_device_memory.py",)  # starts many processes, each of which imports torch
 
 
 def main() -> int:
@@ -46,17 +55,23 @@ def main() -> int:
             "marked_gpu": ("gpu and not slow", marked),
             "triton": ("not gpu and not slow", triton),
         }
+    stopped, runs = Event(), {}
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # and wait for pytest's report
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {kind: pytest(Path(scratch), *which) for kind, which in kinds.items()}
+        for kind, which in kinds.items():
+            if not stopped.is_set():
+                runs[kind] = pytest(Path(scratch), *which)
     command = "python benchmarks/gpu/gpu_tests.py" + " --servers" * args.servers
-    emit({"bench": "gpu_tests", **provenance(command), **runs}, None)
-    return 1 if any(run["bad"] for run in runs.values()) else 0
+    early = {"stopped_early": stopped.is_set()}
+    emit({"bench": "gpu_tests", **provenance(command), **early, **runs}, None)
+    return 1 if stopped.is_set() or any(run["bad"] for run in runs.values()) else 0
 
 
 def files_with(pattern: str) -> list[str]:
     """Test files in which something matches. The others may import what this machine lacks."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+    files = (ROOT / "tests").glob("test_*.py")
+    found = [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+    return sorted(found, key=lambda name: (name in LAST, name))
 
 
 def server_tests() -> list[str]:
@@ -79,7 +94,7 @@ def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
     config, report = scratch / "pytest.ini", scratch / "report.xml"
     config.write_text(CONFIG)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-c", str(config), "--rootdir", str(ROOT)]
+    command = [sys.executable, "-c", PYTEST, "-c", str(config), "--rootdir", str(ROOT)]
     command += [f"--junitxml={report}", "-m", marks, *files]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
