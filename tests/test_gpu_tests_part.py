@@ -92,6 +92,17 @@ def test_files_of_triton_kernels_are_found_by_what_they_import(
     assert part.triton_tests() == ["tests/test_gelu.py", "tests/test_module.py"]
 
 
+def test_steps_on_a_gpu_are_found_by_what_they_import(part: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "tests/test_step.py").write_text("from pdrt.runner.gpu" + " import decode")
+    (tmp_path / "tests/test_cpu.py").write_text("from pdrt.runner.executor import fed")
+    assert part.step_tests() == ["tests/test_step.py"]
+
+
+def test_the_steps_of_this_project_are_among_them(part: ModuleType) -> None:
+    part.ROOT = FILE.parents[2]
+    assert "tests/test_gpu_runner.py" in part.step_tests()
+
+
 def test_without_triton_kernels_there_is_nothing_to_run(part: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "tests/test_cpu.py").write_text("from pdrt.kernels import cpu")
     assert part.triton_tests() == []

@@ -1,6 +1,6 @@
-"""Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels,
-which then run compiled and not in the interpreter. Those that start a server take a part of their
-own: what a server takes of the card, and what a fault of the card does to it.
+"""Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels and
+of steps made of them, which then run compiled and not in the interpreter. Those that start a server
+take a part of their own: what a server takes of the card, and what a fault of the card does to it.
 
     python benchmarks/gpu/gpu_tests.py [--quick | --servers]
 
@@ -43,7 +43,7 @@ LAST = ("tests/test_device_memory.py",)  # starts many processes, each of which 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
+    parser.add_argument("--quick", action="store_true", help="without the kernels' own tests")
     parser.add_argument("--servers", action="store_true", help="only those that start a server")
     args = parser.parse_args()
     servers = server_tests()
@@ -52,6 +52,7 @@ def main() -> int:
         marked = [file for file in files_with(r"mark\.gpu") if file not in servers]
         triton = [] if args.quick else triton_tests()
         kinds = {
+            "steps": ("not gpu and not slow", step_tests()),
             "marked_gpu": ("gpu and not slow", marked),
             "triton": ("not gpu and not slow", triton),
         }
@@ -77,6 +78,11 @@ def files_with(pattern: str) -> list[str]:
 def server_tests() -> list[str]:
     """Files of tests marked gpu that start a server."""
     return [file for file in files_with(r"mark\.gpu") if file in files_with(r"pdrt\.Engine\(")]
+
+
+def step_tests() -> list[str]:
+    """Files of tests that run whole steps on the GPU if there is one: tokens, graphs, bits."""
+    return files_with(r"from pdrt\.runner\.(gpu|triton_kernels) import")
 
 
 def triton_tests() -> list[str]:
