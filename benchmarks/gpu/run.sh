@@ -19,6 +19,11 @@ command -v "$python" >/dev/null || {
     exit 2
 }
 
+if [ -n "${PDRT_WHEELS:-}" ]; then # parts run in the checkout, so a relative name would mean another
+    PDRT_WHEELS=$(cd "$PDRT_WHEELS" && pwd) || exit 2
+    export PDRT_WHEELS
+fi
+
 # Where images keep the toolkit and the driver's tools, MPS among them, if the PATH does not say so.
 for folder in /usr/local/cuda/bin /usr/local/nvidia/bin; do
     [ -d "$folder" ] && PATH="$PATH:$folder"
