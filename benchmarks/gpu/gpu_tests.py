@@ -18,6 +18,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from xml.etree import ElementTree
@@ -38,6 +40,7 @@ import signal, sys, pytest
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(pytest.main())
 """
+MOST_PROCESSES = 8  # each with a context on the card
 LAST = ("tests/test_device_memory.py",)  # starts many processes, each of which imports torch
 
 
@@ -56,12 +59,13 @@ def main() -> int:
             "marked_gpu": ("gpu and not slow", marked),
             "triton": ("not gpu and not slow", triton),
         }
+    options = {"triton": at_once()}
     stopped, runs = Event(), {}
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # and wait for pytest's report
     with tempfile.TemporaryDirectory() as scratch:
         for kind, which in kinds.items():
             if not stopped.is_set():
-                runs[kind] = pytest(Path(scratch), *which)
+                runs[kind] = pytest(Path(scratch), *which, options.get(kind, []))
     command = "python benchmarks/gpu/gpu_tests.py" + " --servers" * args.servers
     early = {"stopped_early": stopped.is_set()}
     emit({"bench": "gpu_tests", **provenance(command), **early, **runs}, None)
@@ -93,7 +97,16 @@ def triton_tests() -> list[str]:
     return files_with(rf"from pdrt\.kernels(\.{names} import| import .*\b{names})") if ops else []
 
 
-def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
+def at_once() -> list[str]:
+    """The option that runs tests in several processes, if there is the plugin: those of kernels
+    spend their time in the compiler."""
+    processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2)
+    return ["-n", str(processes)] if find_spec("xdist") and processes > 1 else []
+
+
+def pytest(
+    scratch: Path, marks: str, files: list[str], options: Sequence[str] = ()
+) -> dict[str, object]:
     """Runs pytest in a process of its own; what came of each kind, and the names of the bad."""
     if not files:
         return {"files": [], "bad": []}
@@ -101,7 +114,7 @@ def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
     config.write_text(CONFIG)
     report.unlink(missing_ok=True)
     command = [sys.executable, "-c", PYTEST, "-c", str(config), "--rootdir", str(ROOT)]
-    command += [f"--junitxml={report}", "-m", marks, *files]
+    command += [f"--junitxml={report}", "-m", marks, *options, *files]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     return {"files": files, **outcome(report, done.returncode)}
