@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 [pytest]
 addopts = -ra -q -p no:cacheprovider --continue-on-collection-errors
+timeout = 60
 markers =
     slow: large
     chaos: kills processes
