@@ -28,6 +28,7 @@ fi
 for folder in /usr/local/cuda/bin /usr/local/nvidia/bin; do
     [ -d "$folder" ] && PATH="$PATH:$folder"
 done
+command -v "${CXX:-c++}" >/dev/null || export CXX=g++
 
 # Packages that the machine lacks go into a folder of this run. pdrt asks for its own version, which
 # a checkout that was never installed does not have.
