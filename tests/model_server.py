@@ -42,10 +42,17 @@ class Shape:
     max_model_len: int = 2048
     threads: int = 2
     deferred: bool = False
+    reproducible: bool = False
 
     @property
     def limits(self) -> ServerShape:
-        return ServerShape(self.max_num_seqs, self.chunk, self.max_model_len, self.page_size)
+        return ServerShape(
+            self.max_num_seqs,
+            self.chunk,
+            self.max_model_len,
+            self.page_size,
+            self.reproducible,
+        )
 
 
 class Weights:

@@ -23,6 +23,7 @@ from pdrt.runner.gpu import GpuExecutor, gpu_executor
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs, buckets
 from pdrt.runner.logits import Context
+from pdrt.runner.rehearsal import rehearsed_batch
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample
 from pdrt.runner.scores import score
@@ -138,6 +139,14 @@ def test_padding_rows_change_nothing_and_write_nothing(tiny_llama: Path) -> None
     (alone, pool_alone), (together, pool_together) = outcomes
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(pool_together, pool_alone)
+
+
+def test_reproducible_steps_take_rows_that_end_within_a_page(tiny_llama: Path) -> None:
+    shape = replace(SHAPE, max_model_len=50, reproducible=True)  # four pages of 16, one not full
+    executor, pool = make_executor(Weights(tiny_llama, device="cuda"), shape)
+    random_pool(pool)
+    longest = rehearsed_batch([(1, 50), (3, 50)], shape.page_size)
+    assert executor.forward(longest).isfinite().all()
 
 
 def random_pool(pool: torch.Tensor) -> None:

@@ -187,6 +187,15 @@ limit = { full = 20 }
     assert statuses(out)["user"] == "passed"
 
 
+def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:
+    absent = environment(tmp_path) | {"PDRT_WHEELS": "no/wheels"}
+    done = subprocess.run(
+        command(tmp_path / "out"), env=absent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no/wheels" in done.stderr
+
+
 def test_wrong_flags_leave_no_folder_behind(tmp_path: Path) -> None:
     done = run(tmp_path / "out", tmp_path, "slowly")
     assert done.returncode == 2

@@ -92,5 +92,15 @@ def test_memory_outlives_its_owner_only_where_descriptors_hold_it(
     slabs.close()
 
 
+@pytest.mark.parametrize(("in_order", "how"), [(True, "exited with code 0"), (False, "SIGKILL")])
+def test_workers_end_by_themselves_where_killing_one_may_hang_the_others(
+    in_order: bool, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LEAVE_SECONDS", 60.0)
+    children = [process.spawn("pdrt.worker.loader", f"worker-{i}") for i in range(2)]
+    ended = process.end_all(children, in_order)
+    assert len(ended) == 2 and all(how in each for each in ended)
+
+
 def test_devices_are_numbered_as_cuda_numbers_them() -> None:
     assert [device_number(name) for name in ("cuda:0", "cuda:11")] == [0, 11]

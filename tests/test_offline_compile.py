@@ -85,10 +85,11 @@ def test_narrow_loads_are_seen_in_innermost_loops() -> None:
     assert len(NARROW_LOAD.findall(PTX)) == 4
 
 
-def test_several_decode_programs_share_a_multiprocessor() -> None:
-    """Loads in flight hide the memory's latency: four programs of 20 KB and more, by Little's law
-    three times what 4.8 TB/s and 132 multiprocessors need at 800 ns."""
+def test_decode_programs_keep_enough_loads_in_flight_to_hide_the_memory_s_latency() -> None:
+    """By Little's law a multiprocessor of 132 needs 29 KB at 4.8 TB/s and 800 ns; nearly three
+    times that, in several programs, since a tile arrives before the next one is asked for."""
     rows = [row for row in compiled(90, False) if row["name"].startswith("decode ")]
     assert rows
     for row in rows:
-        assert row["ctas_per_sm"] >= 4, row
+        assert row["ctas_per_sm"] >= 3, row
+        assert row["ctas_per_sm"] * row["shared"] >= 80_000, row  # tiles are what is shared

@@ -15,15 +15,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pdrt.bench.report import driver_version, emit, provenance, version
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_NEEDS = ("setuptools", "pybind11", "ninja")
+TEST_NEEDS = ("pytest", "pytest-timeout", "transformers")
 ALSO_SHOWN = ("torch", "triton", "numpy", "pytest")
+DEVELOPMENT = "# For tests and checks"  # where the part of requirements.txt begins that is not run
 
 
 def main() -> int:
@@ -53,15 +54,15 @@ def main() -> int:
 
 
 def missing() -> list[str]:
-    """Packages that pdrt needs to build, run and be tested, and that are not installed."""
+    """Packages that pdrt needs to build, run and be tested, and that are not installed; also those
+    that only these need, so that what is fetched without its dependencies is whole."""
     importlib.invalidate_caches()
-    return sorted(name for name in {*BUILD_NEEDS, *required()} if version(name) is None)
+    return sorted(name for name in {*BUILD_NEEDS, *TEST_NEEDS, *required()} if not version(name))
 
 
-def required() -> Iterator[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
-        yield re.split(r"[<>=!~; \[]", line, maxsplit=1)[0]
+def required() -> list[str]:
+    run_time = (ROOT / "requirements.txt").read_text().partition(DEVELOPMENT)[0]
+    return re.findall(r"^([\w.-]+)==", run_time, re.MULTILINE)
 
 
 def unpack(wheels: Path, site: Path) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels,
-which then run compiled and not in the interpreter. Those that start a server take a part of their
-own: what a server takes of the card, and what a fault of the card does to it.
+"""Runs the tests that a GPU makes sense of: those marked gpu, and those of the Triton kernels and
+of steps made of them, which then run compiled and not in the interpreter. Those that start a server
+take a part of their own: what a server takes of the card, and what a fault of the card does to it.
 
     python benchmarks/gpu/gpu_tests.py [--quick | --servers]
 
 pytest's plugins may be missing, so the options that pyproject.toml gives them are left out; so may
-be what a test file imports, which fails that file and no other.
+be what a test file imports, which fails that file and no other. At its time limit this part is
+sent SIGTERM, and so is pytest, for which that is Ctrl-C: what has run by then is told.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from xml.etree import ElementTree
 
 from pdrt.bench.report import emit, provenance
@@ -25,16 +30,24 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 [pytest]
 addopts = -ra -q -p no:cacheprovider --continue-on-collection-errors
+timeout = 60
 markers =
     slow: large
     chaos: kills processes
     gpu: needs an NVIDIA GPU
 """
+PYTEST = """
+import signal, sys, pytest
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sys.exit(pytest.main())
+"""
+MOST_PROCESSES = 8  # each with a context on the card
+LAST = ("tests/test_device_memory.py",)  # starts many processes, each of which imports torch
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the tests marked gpu")
+    parser.add_argument("--quick", action="store_true", help="without the kernels' own tests")
     parser.add_argument("--servers", action="store_true", help="only those that start a server")
     args = parser.parse_args()
     servers = server_tests()
@@ -43,25 +56,38 @@ def main() -> int:
         marked = [file for file in files_with(r"mark\.gpu") if file not in servers]
         triton = [] if args.quick else triton_tests()
         kinds = {
+            "steps": ("not gpu and not slow", step_tests()),
             "marked_gpu": ("gpu and not slow", marked),
             "triton": ("not gpu and not slow", triton),
         }
+    options = {"triton": at_once()}
+    stopped, runs = Event(), {}
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # and wait for pytest's report
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {kind: pytest(Path(scratch), *which) for kind, which in kinds.items()}
+        for kind, which in kinds.items():
+            if not stopped.is_set():
+                runs[kind] = pytest(Path(scratch), *which, options.get(kind, []))
     command = "python benchmarks/gpu/gpu_tests.py" + " --servers" * args.servers
-    emit({"bench": "gpu_tests", **provenance(command), **runs}, None)
-    return 1 if any(run["bad"] for run in runs.values()) else 0
+    early = {"stopped_early": stopped.is_set()}
+    emit({"bench": "gpu_tests", **provenance(command), **early, **runs}, None)
+    return 1 if stopped.is_set() or any(run["bad"] for run in runs.values()) else 0
 
 
 def files_with(pattern: str) -> list[str]:
     """Test files in which something matches. The others may import what this machine lacks."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+    files = (ROOT / "tests").glob("test_*.py")
+    found = [str(file.relative_to(ROOT)) for file in files if re.search(pattern, file.read_text())]
+    return sorted(found, key=lambda name: (name in LAST, name))
 
 
 def server_tests() -> list[str]:
     """Files of tests marked gpu that start a server."""
     return [file for file in files_with(r"mark\.gpu") if file in files_with(r"pdrt\.Engine\(")]
+
+
+def step_tests() -> list[str]:
+    """Files of tests that run whole steps on the GPU if there is one: tokens, graphs, bits."""
+    return files_with(r"from pdrt\.runner\.(gpu|triton_kernels) import")
 
 
 def triton_tests() -> list[str]:
@@ -72,15 +98,24 @@ def triton_tests() -> list[str]:
     return files_with(rf"from pdrt\.kernels(\.{names} import| import .*\b{names})") if ops else []
 
 
-def pytest(scratch: Path, marks: str, files: list[str]) -> dict[str, object]:
+def at_once() -> list[str]:
+    """The option that runs tests in several processes, if there is the plugin: those of kernels
+    spend their time in the compiler."""
+    processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2)
+    return ["-n", str(processes)] if find_spec("xdist") and processes > 1 else []
+
+
+def pytest(
+    scratch: Path, marks: str, files: list[str], options: Sequence[str] = ()
+) -> dict[str, object]:
     """Runs pytest in a process of its own; what came of each kind, and the names of the bad."""
     if not files:
         return {"files": [], "bad": []}
     config, report = scratch / "pytest.ini", scratch / "report.xml"
     config.write_text(CONFIG)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-c", str(config), "--rootdir", str(ROOT)]
-    command += [f"--junitxml={report}", "-m", marks, *files]
+    command = [sys.executable, "-c", PYTEST, "-c", str(config), "--rootdir", str(ROOT)]
+    command += [f"--junitxml={report}", "-m", marks, *options, *files]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     return {"files": files, **outcome(report, done.returncode)}

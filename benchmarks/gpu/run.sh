@@ -19,6 +19,17 @@ command -v "$python" >/dev/null || {
     exit 2
 }
 
+if [ -n "${PDRT_WHEELS:-}" ]; then # parts run in the checkout, so a relative name would mean another
+    PDRT_WHEELS=$(cd "$PDRT_WHEELS" && pwd) || exit 2
+    export PDRT_WHEELS
+fi
+
+# Where images keep the toolkit and the driver's tools, MPS among them, if the PATH does not say so.
+for folder in /usr/local/cuda/bin /usr/local/nvidia/bin; do
+    [ -d "$folder" ] && PATH="$PATH:$folder"
+done
+command -v "${CXX:-c++}" >/dev/null || export CXX=g++
+
 # Packages that the machine lacks go into a folder of this run. pdrt asks for its own version, which
 # a checkout that was never installed does not have.
 work=$(mktemp -d "${TMPDIR:-/tmp}/pdrt-gpu-XXXXXX")

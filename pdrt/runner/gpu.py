@@ -123,9 +123,8 @@ def gpu_executor(
     """
     if pool.is_cuda:
         torch.cuda.set_device(pool.device)
-    kernels = TritonKernels(
-        spec, pool.device, shape.max_num_seqs, shape.max_model_len, shape.reproducible
-    )
+    longest_row = shape.max_pages * shape.page_size  # the last page of a request may not be full
+    kernels = TritonKernels(spec, pool.device, shape.max_num_seqs, longest_row, shape.reproducible)
     decoder = Decoder(spec, weights, kernels, shape.max_model_len)
     return GpuExecutor(decoder, kernels, pool, shape, on_step)
 

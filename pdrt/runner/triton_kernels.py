@@ -38,7 +38,7 @@ class TritonKernels:
     Args:
         max_rows: of decode rows in one step.
         reproducible: split KV at fixed places, so that a token's bits depend on its request alone.
-        max_model_len: of any row; what `reproducible` splits.
+        longest_row: tokens that the pages of a row hold at most; what `reproducible` splits.
     """
 
     rms_norm = staticmethod(rms_norm.rms_norm)
@@ -50,7 +50,7 @@ class TritonKernels:
         spec: ModelSpec,
         device: torch.device,
         max_rows: int,
-        max_model_len: int,
+        longest_row: int,
         reproducible: bool = False,
     ) -> None:
         self._spec = spec
@@ -64,7 +64,7 @@ class TritonKernels:
             self._num_sms,
             device,
             split_tokens=SPLIT_TOKENS if reproducible else 0,
-            max_seq_len=max_model_len if reproducible else 0,
+            max_seq_len=longest_row if reproducible else 0,
         )
         self._num_decode = 0
         self._tiles: PrefillTiles | None = None

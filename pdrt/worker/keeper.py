@@ -98,10 +98,9 @@ class Keeper:
             while self._turn(parent):
                 pass
         finally:
-            for worker in self._workers.values():
-                worker.child.kill()  # all of them before waiting for any
-            for worker in self._workers.values():
-                worker.child.close()
+            # Of the clients of MPS, one that is killed at work may hang the others and the daemon.
+            children = [worker.child for worker in self._workers.values()]
+            process.end_all(children, in_order=self._mps is not None)
 
     def _turn(self, parent: int) -> bool:
         """Waits for what happens next, at most TURN_SECONDS; False when it is time to leave."""

@@ -129,6 +129,7 @@ class Loading:
             probe = Probe(self._server, spec, memory_free, slabs.handles[:1])
             profiler.channel.send(probe, slabs.fds[:1])
             peak, _ = self._answer(profiler, Peak, PROFILE_SECONDS)
+            profiler.leave()  # by itself: then the device has all back that it held
             return peak
         finally:
             profiler.close()

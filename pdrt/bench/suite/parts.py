@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 Status = Literal["passed", "failed", "timed out", "stopped", "skipped"]
 
-GRACE = 3.0  # seconds between SIGTERM and SIGKILL of a group
-RESERVE = 10.0  # seconds kept for the summary and for a part's end
+GRACE = 8.0  # seconds between SIGTERM and SIGKILL of a group: a server on a GPU ends within them
+RESERVE = 12.0  # seconds kept for the summary and for a part's end
 NO_DEVICE = 3  # exit code of a program that found no device to ask
 RESULT_TAIL = 4 << 20  # bytes of a log in which its result is looked for
 
