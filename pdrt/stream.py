@@ -8,8 +8,8 @@ several updates and sees them as one output, so what waits for it is bounded by 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -38,19 +38,16 @@ class Mailbox:
 
     def __init__(self, wake: Callable[[], object], num_sequences: int) -> None:
         self._wake = wake
-        self._lock = threading.Lock()
-        self._updates: list[tuple[int, Update]] = []
+        self._updates: deque[tuple[int, Update]] = deque()  # needs no lock at its two ends
         self.sinks: list[Sink] = [partial(self._put, i) for i in range(num_sequences)]
 
     def _put(self, index: int, update: Update) -> None:
-        with self._lock:
-            self._updates.append((index, update))
+        self._updates.append((index, update))
         self._wake()
 
-    def drain(self) -> list[tuple[int, Update]]:
-        with self._lock:
-            updates, self._updates = self._updates, []
-        return updates
+    def drain(self) -> Iterator[tuple[int, Update]]:
+        while self._updates:
+            yield self._updates.popleft()
 
 
 class SequenceStream:
