@@ -30,6 +30,7 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     (
         "pdrt.inputs",
+        "pdrt.byte_tokens",
         "pdrt.tokenizer",
         "pdrt.detokenizer",
         "pdrt.chat_template",
