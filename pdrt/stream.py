@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -182,9 +181,16 @@ class RequestStream:
 
     def snapshot(self) -> RequestOutput:
         """The output so far; later updates do not change it."""
-        return replace(
-            self._result,
-            outputs=[sequence.snapshot() for sequence in self._sequences],
+        now = self._result
+        return RequestOutput(
+            now.request_id,
+            now.prompt,
+            now.prompt_token_ids,
+            [sequence.snapshot() for sequence in self._sequences],
+            now.finished,
+            now.metrics,
+            now.num_cached_tokens,
+            now.prompt_logprobs,
         )
 
     def _measure(self, update: Update) -> None:
