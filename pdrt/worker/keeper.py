@@ -113,13 +113,15 @@ class Keeper:
         writing = [self._front] if self._front.wants_write else []
         ready, _, _ = select.select(waiting, writing, [], TURN_SECONDS)
         self._front.flush()
-        if parent in ready or not self._hear_front():
+        if parent in ready or (self._front in ready and not self._hear_front()):
             return False
         if owner and owner.pidfd in ready:
             self._slabs.lose_owner()
         for worker in workers:
-            self._hear_worker(worker)
-            if worker.child.pidfd in ready:
+            ended = worker.child.pidfd in ready
+            if ended or worker.child.channel in ready:
+                self._hear_worker(worker)
+            if ended:
                 self._bury(worker)
         self._reap_dead()
         self._watch_over()
