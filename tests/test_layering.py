@@ -27,6 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.loading_messages",
         "pdrt.wire",
         "pdrt.metrics",
+        "pdrt.token_metrics",
     ),
     (
         "pdrt.inputs",
