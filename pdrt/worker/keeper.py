@@ -118,10 +118,9 @@ class Keeper:
         if owner and owner.pidfd in ready:
             self._slabs.lose_owner()
         for worker in workers:
-            ended = worker.child.pidfd in ready
-            if ended or worker.child.channel in ready:
+            if worker.child.channel in ready or worker.child.pidfd in ready:
                 self._hear_worker(worker)
-            if ended:
+            if worker.child.pidfd in ready:
                 self._bury(worker)
         self._reap_dead()
         self._watch_over()
