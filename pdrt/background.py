@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
@@ -76,22 +77,20 @@ class Doorbell:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._lock = threading.Lock()
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._is_rung = False  # and not answered: the answer finds what is appended before it
 
     def ring(self, wake: Callable[[], object]) -> None:
         """From any thread: `wake` is called in the loop, unless that is closed."""
-        with self._lock:
-            self._waiting.append(wake)
-            is_first = len(self._waiting) == 1
-        if is_first:
+        self._waiting.append(wake)
+        if not self._is_rung:
+            self._is_rung = True
             call_soon(self.loop, self._answer)
 
     def _answer(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for wake in waiting:
-            wake()
+        self._is_rung = False  # first: who appends from here on rings again
+        while self._waiting:
+            self._waiting.popleft()()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,10 +1,11 @@
 """Tokens to text while they come, one by one: every character once, none in parts.
 
-A token's text depends on those before it, and a character may be several tokens. So a few of the
-last tokens are decoded together each time, and of that what was not given yet is given, but for an
-end that may still become a character. Tokens that each stand for one byte (<0xE2>, in vocabularies
-in SentencePiece's manner) are decoded here instead: libraries turn a whole run of them into
-replacement characters as long as its last character is unfinished.
+A character may be several tokens. Tokens that stand for bytes, whatever is beside them, are decoded
+here: in vocabularies in GPT-2's manner all do, in SentencePiece's those such as <0xE2>, where
+libraries turn a whole run of them into replacement characters as long as its last character is
+unfinished. The text of other tokens depends on those before them. So a few of the last ones are
+decoded together each time, and of that what was not given yet is given, but for an end that may
+still become a character.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Decoder(Protocol):
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
-    def byte_of(self, token_id: int) -> int | None:
-        """The byte that a token stands for; None for all others."""
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes that a token stands for, whatever is beside it; None where that matters."""
         ...
 
 
@@ -50,20 +51,20 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """Takes one token; returns the text that is certain now, often none."""
-        byte = self._decoder.byte_of(token_id)
-        new = self._end_run() if byte is None else ("" if self._in_run else self._rest())
+        data = self._decoder.bytes_of(token_id)
+        new = self._end_run() if data is None else ("" if self._in_run else self._rest())
         self._ids.append(token_id)
-        if byte is None:
+        if data is None:
             new += self._from_window()
         else:
             self._in_run = True
-            new += self._from_bytes(bytes([byte]))
+            new += self._from_bytes(data)
         self._gave_any = self._gave_any or bool(new)
         return new
 
     def finish(self) -> str:
         """The rest, when no token will follow."""
-        return self._end_run() if self._in_run else self._rest()
+        return self._from_bytes(b"", final=True) if self._in_run else self._rest()
 
     def _start_after(self, ids: list[int]) -> None:
         """Keeps the last tokens, of which some have text, as given."""
@@ -72,12 +73,12 @@ class Detokenizer:
             count *= 2
         self._ids = ids[-count:]
         for token in self._ids:
-            byte = self._decoder.byte_of(token)
-            self._in_run = byte is not None
-            if byte is None:
+            data = self._decoder.bytes_of(token)
+            self._in_run = data is not None
+            if data is None:
                 self._utf8.reset()
             else:
-                self._utf8.decode(bytes([byte]))
+                self._utf8.decode(data)
         self._before = self._decoder.decode(self._ids)
         self._num_given = len(self._before)
 

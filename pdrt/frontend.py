@@ -208,7 +208,7 @@ class FrontEnd:
 
     def _hear_worker(self, instance: int) -> None:
         connection = self._connections[instance]
-        for message, _ in connection.channel.receive():
+        for message, _ in connection.channel.receive(most=1):  # the loop calls again for the next
             if isinstance(message, Report):
                 self.router.hear(message)
         if connection.channel.closed:  # dead or dying: the keeper will say when it is reaped
@@ -220,17 +220,19 @@ class FrontEnd:
         self._keeper.channel.send(Sweep())
 
     def _flush(self) -> None:
-        """Sends what waits; asks the loop to call again where a socket is full."""
-        channels = [self._keeper.channel]
-        channels += [connection.channel for connection in self._connections.values()]
-        for channel in channels:
-            if channel.closed:
-                continue
-            channel.flush()
-            if channel.wants_write:
-                self._loop.add_writer(channel.fileno(), self._flush)
-            else:
-                self._loop.remove_writer(channel.fileno())
+        """Where a socket is full, asks the loop to send the rest when there is room."""
+        self._watch_full(self._keeper.channel)
+        for connection in self._connections.values():
+            self._watch_full(connection.channel)
+
+    def _watch_full(self, channel: Channel) -> None:
+        if channel.wants_write:
+            self._loop.add_writer(channel.fileno(), self._send_rest, channel)
+
+    def _send_rest(self, channel: Channel) -> None:
+        channel.flush()
+        if not channel.wants_write:
+            self._loop.remove_writer(channel.fileno())
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)

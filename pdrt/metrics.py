@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from pdrt.request import RequestMetrics
+from pdrt.token_metrics import GAP_BUCKETS, TokenCollector
 
 FINISH_REASONS = ("stop", "length", "abort", "error")
 PAGE_STATES = ("free", "prefilling", "sealed", "decoding", "cached", "quarantined")
@@ -28,12 +29,8 @@ _WAIT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 )
-_GAP_BUCKETS = (
-    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
-    1.0, 2.5, 5.0, 10.0,
-)
 # fmt: on
-_HANDOFF_BUCKETS = (0.0001, 0.0002, 0.0005, *_GAP_BUCKETS)
+_HANDOFF_BUCKETS = (0.0001, 0.0002, 0.0005, *GAP_BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +176,10 @@ class RequestHistory:
             return Counter(f"pdrt:{name}", text, ["model_name", *labels], registry=registry)
 
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens.").labels(model_name)
-        self._tokens = counter("generation_tokens", "Output tokens.").labels(model_name)
+        self._tokens = TokenCollector(model_name)
+        registry.register(self._tokens)
         success = counter("request_success", "Ended requests by reason.", "finished_reason")
         self._success = {reason: success.labels(model_name, reason) for reason in FINISH_REASONS}
-        self._gap = histogram("inter_token_latency", "Gaps between output tokens.", _GAP_BUCKETS)
         self._first = histogram("time_to_first_token", "Arrival to the first token.", _WAIT_BUCKETS)
         self._total = histogram("e2e_request_latency", "Arrival to the last token.", _WAIT_BUCKETS)
         self._parts = {
@@ -210,11 +207,7 @@ class RequestHistory:
 
         Tokens that arrive together have no gap between them.
         """
-        self._tokens.inc(count)
-        if gap is not None:
-            self._gap.observe(gap)
-        for _ in range(count - 1):
-            self._gap.observe(0.0)
+        self._tokens.count(count, gap)
 
     def finished(self, reason: str, metrics: RequestMetrics | None, now: float) -> None:
         """A request ended, for one of FINISH_REASONS. No metrics: it had no output.

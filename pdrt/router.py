@@ -161,7 +161,7 @@ class Router:
             self._waiting.pop()
             record.slot = claimed[0]
             self._slots[record.slot] = record
-            self._tell(record, self._ledger.word(record.slot))
+            self._look(record)
 
     def _look(self, record: Record) -> None:
         """Emits what is new in the slot, moves it on where that is the router's part."""
@@ -178,14 +178,14 @@ class Router:
         elif record.ended and not word.abort:
             self._mark_abort(record)
         elif not record.ended:
-            self._tell(record, word)
+            self._tell(record, word, phase)
 
     def _emit(self, record: Record, phase: Phase) -> None:
         info, start = self._ledger.info(record.slot), record.num_emitted
         reason = info.finish_reason if phase is Phase.FINISHED else FinishReason.NONE
         if info.num_output_tokens == start and reason is FinishReason.NONE:
             return
-        update = read_update(self._ledger, record.slot, record.request.params, start, reason)
+        update = read_update(self._ledger, record.slot, info, record.request.params, start, reason)
         record.num_emitted += len(update.token_ids)
         record.fruitless_deaths = 0
         self._waiting.let_in(record)
@@ -194,12 +194,12 @@ class Router:
         else:
             record.sink(update)
 
-    def _tell(self, record: Record, word: Word) -> None:
+    def _tell(self, record: Record, word: Word, phase: Phase) -> None:
         """Tells a worker of a slot of nobody, unless a live one knows of this generation."""
-        if word.phase is Phase.QUEUED:
+        if phase is Phase.QUEUED:
             frame: Admit | Offer = Admit(record.slot, word.generation)
             roles = ("prefill", "unified")
-        elif word.phase is Phase.SEALED:
+        elif phase is Phase.SEALED:
             frame = Offer(record.slot, word.generation)
             roles = ("decode", "unified")
         else:

@@ -8,9 +8,8 @@ several updates and sees them as one output, so what waits for it is bounded by 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -38,19 +37,16 @@ class Mailbox:
 
     def __init__(self, wake: Callable[[], object], num_sequences: int) -> None:
         self._wake = wake
-        self._lock = threading.Lock()
-        self._updates: list[tuple[int, Update]] = []
+        self._updates: deque[tuple[int, Update]] = deque()  # needs no lock at its two ends
         self.sinks: list[Sink] = [partial(self._put, i) for i in range(num_sequences)]
 
     def _put(self, index: int, update: Update) -> None:
-        with self._lock:
-            self._updates.append((index, update))
+        self._updates.append((index, update))
         self._wake()
 
-    def drain(self) -> list[tuple[int, Update]]:
-        with self._lock:
-            updates, self._updates = self._updates, []
-        return updates
+    def drain(self) -> Iterator[tuple[int, Update]]:
+        while self._updates:
+            yield self._updates.popleft()
 
 
 class SequenceStream:
@@ -185,9 +181,16 @@ class RequestStream:
 
     def snapshot(self) -> RequestOutput:
         """The output so far; later updates do not change it."""
-        return replace(
-            self._result,
-            outputs=[sequence.snapshot() for sequence in self._sequences],
+        now = self._result
+        return RequestOutput(
+            now.request_id,
+            now.prompt,
+            now.prompt_token_ids,
+            [sequence.snapshot() for sequence in self._sequences],
+            now.finished,
+            now.metrics,
+            now.num_cached_tokens,
+            now.prompt_logprobs,
         )
 
     def _measure(self, update: Update) -> None:

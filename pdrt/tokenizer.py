@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tokenizers
 
+from pdrt.byte_tokens import ByteTokens
 from pdrt.chat_template import ChatOptions, ChatTemplate, built_in_names, template_source
 from pdrt.detokenizer import Detokenizer
 from pdrt.errors import InvalidRequest, ModelError
@@ -36,7 +37,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more exact
             raise ModelError(f"{path} cannot be read: {error}") from None
         self._template = _chat_template(folder, chat_template)
-        self._bytes = _byte_tokens(self._tokenizer)
+        self._bytes = ByteTokens(self._tokenizer)
         self._token_texts: dict[int, str] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -58,9 +59,9 @@ class Tokenizer:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
-    def byte_of(self, token_id: int) -> int | None:
-        """The byte that a token stands for by itself; None for all others."""
-        return self._bytes.get(token_id)
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes that a token stands for, whatever is beside it; None where that matters."""
+        return self._bytes.of(token_id)
 
     def token_text(self, token_id: int) -> str:
         """A token by itself, a special one by its name. Remembered: logprobs ask for thousands."""
@@ -129,7 +130,7 @@ class TextStream:
         return rest if self.stopped is not None else rest + self._held
 
     def _until_stop(self, new: str) -> str:
-        if self._num_unstoppable > 0:
+        if not self._stop or self._num_unstoppable > 0:
             return new
         text = self._held + new
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
@@ -147,17 +148,6 @@ class TextStream:
             if any(stop.startswith(text[-length:]) for stop in self._stop):
                 return length
         return 0
-
-
-def _byte_tokens(tokenizer: tokenizers.Tokenizer) -> dict[int, int]:
-    """Tokens such as <0xE2>, where they are bytes and not a text that looks like one."""
-    found: dict[int, int] = {}
-    for byte in range(256):
-        token = tokenizer.token_to_id(f"<0x{byte:02X}>")
-        if token is not None:
-            found[token] = byte
-    is_decoded = any(byte == ord("A") and tokenizer.decode([t]) == "A" for t, byte in found.items())
-    return found if is_decoded else {}
 
 
 def _chat_template(folder: Path, chosen: str | None) -> ChatTemplate | None:

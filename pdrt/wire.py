@@ -57,6 +57,6 @@ def encode(message: Message) -> bytes:
     return frame
 
 
-def decode(frame: bytes) -> Message:
+def decode(frame: bytes | memoryview) -> Message:
     """Raises msgspec.ValidationError or DecodeError on a frame that is none of ours."""
     return _decoder.decode(frame)

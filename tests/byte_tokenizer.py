@@ -16,7 +16,7 @@ class _Bytes:
         parts = (b"<special>" if token == SPECIAL else bytes([token]) for token in kept)
         return b"".join(parts).decode(errors="replace")
 
-    def byte_of(self, token_id: int) -> int | None:
+    def bytes_of(self, token_id: int) -> bytes | None:
         return None
 
     def token_text(self, token_id: int) -> str:

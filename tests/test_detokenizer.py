@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from pdrt.byte_tokens import ByteTokens
 from pdrt.detokenizer import REPLACEMENT, WINDOW, Detokenizer
 from pdrt.tokenizer import Tokenizer
 
@@ -150,6 +151,28 @@ def test_tokens_that_only_look_like_bytes_are_text(tmp_path: Path) -> None:
     vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
     made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<0x00>"))
     made.save(str(tmp_path / "tokenizer.json"))
-    assert Tokenizer(tmp_path).byte_of(65) is None
-    assert tokenizer("sentencepiece").byte_of(66) == 65
-    assert tokenizer("byte-level").byte_of(65) is None
+    assert Tokenizer(tmp_path).bytes_of(65) is None
+    assert tokenizer("sentencepiece").bytes_of(66) == b"A"
+
+
+def test_a_byte_level_token_is_bytes_whatever_is_beside_it() -> None:
+    made = tokenizer("byte-level")
+    snowman = made.encode("\N{SNOWMAN}")
+    assert len(snowman) > 1, "a character in parts"
+    assert b"".join(made.bytes_of(token) or b"" for token in snowman).decode() == "\N{SNOWMAN}"
+    end, unknown = made.encode(END, add_special_tokens=False)[-1], 10**6
+    assert made.bytes_of(end) == made.bytes_of(unknown) == b""
+
+
+def test_an_added_token_of_any_letters_is_its_text() -> None:
+    made = byte_level()
+    made.add_tokens(["\N{SNOWMAN} man"])
+    token = made.token_to_id("\N{SNOWMAN} man")
+    data = ByteTokens(made).of(token)
+    assert data is not None and data.decode() == made.decode([token]) == "\N{SNOWMAN} man"
+
+
+def test_special_tokens_within_a_character_do_not_break_it() -> None:
+    first, *rest = tokenizer("byte-level").encode("\N{PARTY POPPER}")
+    end = tokenizer("byte-level").encode(END, add_special_tokens=False)[-1]
+    assert "".join(pieces("byte-level", [first, end, *rest])) == "\N{PARTY POPPER}"

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from pdrt._C import Memory
+from pdrt.byte_tokens import bytes_in_order
 from pdrt.config import settings_of
 from pdrt.errors import ConfigError, ModelError
 from pdrt.model import dummy
-from pdrt.model.byte_tokenizer import SMALLEST_VOCAB, build, bytes_in_order
+from pdrt.model.byte_tokenizer import SMALLEST_VOCAB, build
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.dummy import fill, load_dummy
 from pdrt.model.layout import WeightDType, WeightFormat, weight_layout

@@ -27,9 +27,11 @@ LAYERS: list[tuple[str, ...]] = [
         "pdrt.loading_messages",
         "pdrt.wire",
         "pdrt.metrics",
+        "pdrt.token_metrics",
     ),
     (
         "pdrt.inputs",
+        "pdrt.byte_tokens",
         "pdrt.tokenizer",
         "pdrt.detokenizer",
         "pdrt.chat_template",

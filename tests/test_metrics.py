@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from pdrt.metrics import FINISH_REASONS, PAGE_STATES, EngineStats, Metrics, WorkerStats
 from pdrt.request import RequestMetrics
+from pdrt.token_metrics import GAP_BUCKETS, TokenCollector
 
 STATS = EngineStats(
     num_running=3,
@@ -99,6 +100,23 @@ def test_tokens_that_come_together_have_no_gap_between_them() -> None:
     assert sample(metrics, "pdrt:generation_tokens_total") == 4
     assert sample(metrics, "pdrt:inter_token_latency_seconds_count") == 3
     assert sample(metrics, "pdrt:inter_token_latency_seconds_sum") == pytest.approx(0.3)
+
+
+def test_gaps_have_the_samples_of_the_librarys_own_histogram() -> None:
+    registry, collector = CollectorRegistry(), TokenCollector("tiny")
+    own = Histogram(
+        "pdrt:inter_token_latency_seconds",
+        "Gaps between output tokens.",
+        ["model_name"],
+        registry=registry,
+        buckets=GAP_BUCKETS,
+    ).labels("tiny")
+    for gap in (0.0005, 0.001, 0.0011, 0.3, 10.0, 99.0):
+        own.observe(gap)
+        collector.count(1, gap)
+    (theirs,) = registry.collect()
+    _, ours = collector.collect()
+    assert ours.samples == [each for each in theirs.samples if not each.name.endswith("_created")]
 
 
 def test_only_requests_that_ran_to_their_end_have_latencies() -> None:

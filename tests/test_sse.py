@@ -13,9 +13,10 @@ import pytest
 from pdrt.errors import EngineDead
 from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
 from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, Wishes, choices_of, usage
+from pdrt.serve.generation import Outputs
 from pdrt.serve.lifecycle import Lifecycle
 from pdrt.serve.schemas import StreamOptions
-from pdrt.serve.streaming import EventStream, Outputs, Work, event, events
+from pdrt.serve.streaming import EventStream, Work, event, events
 from tests.byte_tokenizer import BYTES
 from tests.server_process import ServerProcess, data_of, post
 
@@ -101,7 +102,7 @@ def work_of(*outputs: RequestOutput | Exception, num_sequences: int = 1) -> Work
                 raise item
             yield 0, item
 
-    def start() -> Outputs:
+    async def start() -> Outputs:
         return stream()
 
     return Work(Lifecycle(), start, CompletionFormat(HEAD, BYTES), 1, num_sequences)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from pdrt.byte_tokens import bytes_in_order
 from pdrt.errors import ModelError
 
 VERSION = 1  # in the names of cached folders: another tokenizer has another number
@@ -54,13 +55,3 @@ def build(vocab_size: int, end_ids: Collection[int]) -> Tokenizer:
     silent = [AddedToken(t, normalized=False, special=True) for t in (*SPECIAL, *ends)]
     tokenizer.add_special_tokens(silent)
     return tokenizer
-
-
-def bytes_in_order() -> list[str]:
-    """The character that stands for each byte, as byte-level BPE writes them.
-
-    Printable bytes of Latin-1 stand for themselves, the others, in order, for U+0100 and on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from pdrt.request import CompletionOutput, RequestOutput, TokenLogprobs
 from pdrt.serve.logprobs import Offsets, chat_logprobs, completion_logprobs, prompt_logprobs
 from pdrt.tokenizer import Tokenizer
@@ -19,8 +21,7 @@ from pdrt.tokenizer import Tokenizer
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What one choice gained since the last chunk; `output` is what it belongs to."""
 
     index: int
@@ -78,14 +79,16 @@ def choices_of(num_prompts: int, num_sequences: int) -> list[list[Choice]]:
 
 def usage(outputs: Iterable[RequestOutput]) -> Json:
     """Token counts as the engine has them; a prompt counts once, however many sequences it has."""
-    outputs = list(outputs)
-    prompt = sum(len(o.prompt_token_ids) for o in outputs)
-    completion = sum(len(sequence.token_ids) for o in outputs for sequence in o.outputs)
+    prompt = completion = cached = 0
+    for output in outputs:
+        prompt += len(output.prompt_token_ids)
+        cached += output.num_cached_tokens
+        completion += sum([len(sequence.token_ids) for sequence in output.outputs])
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(o.num_cached_tokens for o in outputs)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 
@@ -98,14 +101,13 @@ class Head:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def json(self, kind: str, choices: list[Json], **more: object) -> Json:
+    def json(self, kind: str, choices: list[Json]) -> Json:
         return {
             "id": f"{self.prefix}-{self.id}",
             "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,
-            **more,
         }
 
 
@@ -116,7 +118,6 @@ class Format(Protocol):
 
     def last(self) -> Json:
         """A chunk without choices, for the usage."""
-        ...
 
     def answer(self, deltas: list[Delta]) -> Json: ...
 

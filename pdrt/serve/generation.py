@@ -19,6 +19,8 @@ from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
 from pdrt.sampling_params import SamplingParams
 
 INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
+Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
+_News = tuple[int, RequestOutput] | Exception | None  # of one stream; the last two end it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +37,21 @@ class Job:
     prompt_only: bool = False
 
 
-async def outputs(
-    engine: Engine, history: RequestHistory, job: Job
-) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+async def outputs(engine: Engine, history: RequestHistory, job: Job) -> Outputs:
     """Cumulative outputs of all prompts, each with the index of its prompt.
 
-    Raises:
-        InvalidRequest, Overloaded, EngineDead: of any prompt; the others are aborted.
+    Nothing is submitted before they are read. Reading them raises InvalidRequest, Overloaded or
+    EngineDead of any prompt; the others are aborted then.
     """
     if job.num_chars <= INLINE_CHARS:
         prompts = job.encode()
     else:  # megabytes take seconds, in which other clients' tokens must flow
         prompts = await asyncio.to_thread(job.encode)
-    streams = [_observed(engine.async_generate(p, job.params), history) for p in prompts]
-    async with aclosing(_merged(streams)) as merged:
-        async for index, output in merged:
-            yield index, _without_tokens(output) if job.prompt_only else output
+    streams = [
+        _observed(i, engine.async_generate(prompt, job.params), history, job.prompt_only)
+        for i, prompt in enumerate(prompts)
+    ]
+    return streams[0] if len(streams) == 1 else _merged(streams)
 
 
 def _without_tokens(output: RequestOutput) -> RequestOutput:
@@ -71,15 +72,18 @@ def _without_tokens(output: RequestOutput) -> RequestOutput:
 
 
 async def _observed(
-    stream: AsyncGenerator[RequestOutput, None], history: RequestHistory
-) -> AsyncGenerator[RequestOutput, None]:
-    """Passes outputs on and counts them."""
+    index: int,
+    stream: AsyncGenerator[RequestOutput, None],
+    history: RequestHistory,
+    prompt_only: bool,
+) -> Outputs:
+    """Passes outputs of one prompt on and counts them."""
     seen = _Seen(history)
     async with aclosing(stream):
         try:
             async for output in stream:
                 seen.output(output)
-                yield output
+                yield index, _without_tokens(output) if prompt_only else output
         except (InvalidRequest, Overloaded):
             seen.reason = None
             raise
@@ -128,44 +132,33 @@ class _Seen:
             self.history.finished(self.reason, self.metrics, time.monotonic())
 
 
-async def _merged(
-    streams: Sequence[AsyncGenerator[RequestOutput, None]],
-) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+async def _merged(streams: Sequence[Outputs]) -> Outputs:
     """Takes from all streams at once. A reader that is slow holds back each of them."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for output in only:
-                yield 0, output
-        return
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue(maxsize=1)
-    pumps = [asyncio.create_task(_pump(i, s, queue)) for i, s in enumerate(streams)]
+    queue: asyncio.Queue[_News] = asyncio.Queue(maxsize=1)
+    pumps = [asyncio.create_task(_pump(each, queue)) for each in streams]
     try:
         running = len(pumps)
         while running:
-            index, item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
+            news = await queue.get()
+            if isinstance(news, Exception):
+                raise news
+            if news is None:
                 running -= 1
             else:
-                yield index, item
+                yield news
     finally:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _pump(
-    index: int,
-    stream: AsyncGenerator[RequestOutput, None],
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]],
-) -> None:
+async def _pump(stream: Outputs, queue: asyncio.Queue[_News]) -> None:
     """One stream into the queue: its outputs, then None or the exception that ended it."""
     try:
         async with aclosing(stream):
             async for output in stream:
-                await queue.put((index, output))
+                await queue.put(output)
     except Exception as error:
-        await queue.put((index, error))
+        await queue.put(error)
     else:
-        await queue.put((index, None))
+        await queue.put(None)

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pdrt.errors import ConfigError
+from pdrt.serve.chunks import ChunkProtocol
 from pdrt.serve.lifecycle import Lifecycle
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -77,7 +78,7 @@ async def serve(
     """
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=ChunkProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 from pdrt.request import RequestOutput
 from pdrt.serve.errors import INTERNAL, problem_of
 from pdrt.serve.formats import Delta, Format, choices_of, usage
+from pdrt.serve.generation import Outputs
 from pdrt.serve.labels import label_of
 from pdrt.serve.lifecycle import ClientGone, Lifecycle
 from pdrt.serve.schemas import StreamOptions
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 INLINE_SCORES = 512  # prompt tokens whose logprobs are written in some milliseconds
-Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Work:
     """An answer to be: how to start generating, and how to write what comes."""
 
     lifecycle: Lifecycle
-    start: Callable[[], Outputs]
+    start: Callable[[], Awaitable[Outputs]]
     format: Format
     num_prompts: int
     num_sequences: int = 1  # of each prompt
@@ -65,13 +65,17 @@ async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, No
             chunk["usage"] = usage(latest.values()) if options.continuous_usage_stats else None
         return event(msgspec.json.encode(chunk))
 
-    async with aclosing(work.start()) as outputs:
+    async with aclosing(await work.start()) as outputs:
         async for prompt, output in outputs:
             latest[prompt] = output
-            for delta in (choice.advance(output) for choice in choices[prompt]):
-                if not delta.is_empty:
-                    scored = [output] if delta.is_first else []
-                    yield await _beside_others(partial(written, delta), scored)
+            for choice in choices[prompt]:
+                delta = choice.advance(output)
+                if delta.is_empty:
+                    continue
+                if delta.is_first:  # it has the prompt's logprobs
+                    yield await _beside_others(partial(written, delta), [output])
+                else:
+                    yield written(delta)
     if options.include_usage:
         yield event(msgspec.json.encode({**work.format.last(), "usage": usage(latest.values())}))
 
@@ -131,7 +135,7 @@ def _part(data: bytes, more: bool = True) -> Message:
 async def whole_answer(work: Work, receive: Receive) -> Response:
     """Runs to the end, unless the client leaves first, and answers with one object."""
     latest: dict[int, RequestOutput] = {}
-    async with work.lifecycle.request(receive), aclosing(work.start()) as outputs:
+    async with work.lifecycle.request(receive), aclosing(await work.start()) as outputs:
         async for prompt, output in outputs:
             latest[prompt] = output
 

@@ -18,6 +18,7 @@ from pdrt.wire import MAX_FRAME_BYTES, Message, decode, encode
 
 MAX_QUEUED_FRAMES = 4096
 MAX_FDS = 8
+FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
 def pair() -> tuple[Channel, Channel]:
@@ -33,6 +34,8 @@ class Channel:
         sock.setblocking(False)
         self._sock = sock
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        # Of the longest frame, and kept: memory of this size costs the allocator more than a frame.
+        self._buffer = memoryview(bytearray(MAX_FRAME_BYTES))
         self.closed = False
 
     @classmethod
@@ -101,18 +104,17 @@ class Channel:
         self._queue.clear()
         self._sock.close()
 
-    def _receive_one(self) -> tuple[bytes, list[int]]:
+    def _receive_one(self) -> tuple[memoryview, list[int]]:
+        """A frame, which the next one overwrites, and its descriptors."""
         # socket.recv_fds ignores its flags (CPython 3.11), and a child must not inherit these
-        data, ancillary, _, _ = self._sock.recvmsg(
-            MAX_FRAME_BYTES,
-            socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize),
-            socket.MSG_CMSG_CLOEXEC,
+        size, ancillary, _, _ = self._sock.recvmsg_into(
+            [self._buffer], FDS_SPACE, socket.MSG_CMSG_CLOEXEC
         )
         fds = array.array("i")
         for level, kind, body in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
-        return data, fds.tolist()
+        return self._buffer[:size], fds.tolist()
 
     def _try_send(self, frame: bytes, fds: Sequence[int]) -> bool:
         """True when the frame needs no further attempt: it was sent, or nobody will read it."""

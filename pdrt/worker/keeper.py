@@ -112,12 +112,13 @@ class Keeper:
         writing = [self._front] if self._front.wants_write else []
         ready, _, _ = select.select(waiting, writing, [], TURN_SECONDS)
         self._front.flush()
-        if parent in ready or not self._hear_front():
+        if parent in ready or (self._front in ready and not self._hear_front()):
             return False
         if owner and owner.pidfd in ready:
             self._slabs.lose_owner()
         for worker in workers:
-            self._hear_worker(worker)
+            if worker.child.channel in ready or worker.child.pidfd in ready:
+                self._hear_worker(worker)
             if worker.child.pidfd in ready:
                 self._bury(worker)
         self._reap_dead()
