@@ -99,8 +99,8 @@ class BatchWriter {
       input_ids_.data<int32_t>()[num_tokens_] =
           row.draw < 0 ? tokens[position].load(std::memory_order_relaxed) : ~row.draw;
       positions_.data<int32_t>()[num_tokens_] = static_cast<int32_t>(position);
-      slot_mapping_.data<int32_t>()[num_tokens_] = static_cast<int32_t>(
-          pages[position / page_size_] * page_size_ + position % page_size_);
+      slot_mapping_.data<int32_t>()[num_tokens_] =
+          static_cast<int32_t>(pages[position / page_size_] * page_size_ + position % page_size_);
     }
   }
 
