@@ -13,7 +13,6 @@
 
 #include "attention_view.h"
 #include "simd_lanes.h"
-#include "simd_math.h"
 
 namespace pdrt {
 
@@ -34,7 +33,7 @@ class AttentionFew {
         count_(static_cast<int>(tile.count)),
         head_dim_(static_cast<int>(a.head_dim)),
         padded_((head_dim_ + kStep - 1) / kStep * kStep),
-        scale_(a.scale),
+        scale_(a.scale * D::kExponents),
         query_(scratch),
         sum_(query_ + kQueries * padded_),
         result_(sum_ + kQueries * padded_) {
@@ -171,9 +170,9 @@ class AttentionFew {
       max = V::max(max, score[v]);
     }
     const float largest = over_lanes<V>(max, [](float x, float y) { return x > y ? x : y; });
-    const F before = exp<V>(V::set(max_[i]) - V::set(largest));
+    const F before = D::exp(V::set(max_[i]) - V::set(largest));
     for (int v = 0; v < kVectors; ++v) {
-      const F weight = D::rounded(exp<V>(score[v] - V::set(largest)));
+      const F weight = D::rounded(D::exp(score[v] - V::set(largest)));
       D::store_weights(weight_[i], v * kLanes, weight);
       sum = sum + weight;
     }
@@ -262,7 +261,7 @@ class AttentionFew {
   void fold(int i, const float* sum, float range_max, float range_total) {
     if (range_total == 0.0f) return;
     const F max = V::max(V::set(result_max_[i]), V::set(range_max));
-    const F before = exp<V>(V::set(result_max_[i]) - max), now = exp<V>(V::set(range_max) - max);
+    const F before = D::exp(V::set(result_max_[i]) - max), now = D::exp(V::set(range_max) - max);
     const auto folded = [&](F all, F range) { return V::fma(range, now, all * before); };
     result_max_[i] = first_lane<V>(max);
     result_total_[i] = first_lane<V>(folded(V::set(result_total_[i]), V::set(range_total)));
