@@ -131,6 +131,7 @@ class AttentionTile {
         for (int v = 0; v < kVectors; ++v) acc[j][v] = D::dot(query[v], key, acc[j][v]);
       }
     }
+#pragma GCC unroll 8
     for (int j = 0; j < kKeys; ++j)
       for (int v = 0; v < kVectors; ++v)
         V::store(out + j * kWidth + v * kLanes, acc[j][v] * V::set(scale_));
@@ -216,6 +217,7 @@ class AttentionTile {
   void value(const float* const* runs, int64_t d) const {
     F acc[kDims][kVectors];
     float* sum = sum_ + d * kWidth;
+#pragma GCC unroll 8
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum + i * kWidth + v * kLanes) * correction_[v];
@@ -225,6 +227,7 @@ class AttentionTile {
     };
     const int seen = seen_by_all() / kPack;
     for (int word = first_word(); word < seen; ++word) {
+#pragma GCC unroll 8
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = D::dot(weights(word, v), V::set(row(word)[i]), acc[i][v]);
@@ -232,10 +235,12 @@ class AttentionTile {
     for (int word = seen; word < end_word(); ++word) {
       for (int v = 0; v < kVectors; ++v) {
         const typename D::Seen sees = seen_word(word, v);
+#pragma GCC unroll 8
         for (int i = 0; i < kDims; ++i)
           acc[i][v] = D::dot_where(sees, weights(word, v), V::set(row(word)[i]), acc[i][v]);
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum + i * kWidth + v * kLanes, acc[i][v]);
   }
