@@ -271,13 +271,15 @@ class AttentionFew {
   }
 
   void store() const {
-    for (int i = 0; i < count_; ++i)
+    for (int i = 0; i < count_; ++i) {
+      const F share = V::set(1.0f) / V::set(result_total_[i]);
       for (int d = 0; d < head_dim_; d += kStep) {
         F out[D::kStep];
         for (int v = 0; v < D::kStep; ++v)
-          out[v] = V::load(result_ + i * padded_ + d + v * kLanes) / V::set(result_total_[i]);
+          out[v] = V::load(result_ + i * padded_ + d + v * kLanes) * share;
         D::store_result(out, view_.out(i) + d, std::min(kStep, head_dim_ - d));
       }
+    }
   }
 
   const TileView<T> view_;

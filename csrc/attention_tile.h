@@ -10,7 +10,7 @@
 //         l   = l * correction + (p_0 + p_1 + ...)        a tree, see sum_of_weights
 //         o_d = o_d * correction + p_0 v_0d + p_1 v_1d + ...  one chain over positions
 //     M, L, O of all ranges so far = those before and m, l, o, each rescaled to the larger maximum
-//     out_d = O_d / L
+//     out_d = O_d (1 / L)
 //
 // and a position that a lane may not see changes none of its bits: its p is exactly 0, its product
 // is not added, a block without any leaves m, l and o alone (a correction of 1 is exact; so that
@@ -264,17 +264,20 @@ class AttentionTile {
   void store() {
     T* out[kWidth];
     for (int i = 0; i < count_; ++i) out[i] = view_.out(i);
-    for (int v = 0; v < kVectors; ++v)
+    for (int v = 0; v < kVectors; ++v) {
+      const F share = V::set(1.0f) / result_total_[v];
       for (int64_t d = 0; d < head_dim_; d += kLanes) {
-        const int n = static_cast<int>(std::min<int64_t>(kLanes, head_dim_ - d));
-        F rows[kLanes] = {};
-        for (int c = 0; c < n; ++c)
-          rows[c] = V::load(result_ + (d + c) * kWidth + v * kLanes) / result_total_[v];
+        F rows[kLanes];  // those from head_dim on are not the result's, and not stored
+#pragma GCC unroll 16
+        for (int c = 0; c < kLanes; ++c)
+          rows[c] = V::load(result_ + (d + c) * kWidth + v * kLanes) * share;
         V::transpose(rows);
+        const int n = static_cast<int>(std::min<int64_t>(kLanes, head_dim_ - d));
         for (int i = v * kLanes; i < std::min(count_, (v + 1) * kLanes); ++i)
           n == kLanes ? V::store(out[i] + d, rows[i - v * kLanes])
                       : V::store_first(out[i] + d, rows[i - v * kLanes], n);
       }
+    }
   }
 
   // Scores of key j, or, where j begins a word and weigh() was there, the word of its weights.
