@@ -115,6 +115,7 @@ class AttentionFew {
       const T* keys = view_.keys(start_ + j);
       F acc[kQueries] = {};
       for (int d = 0; d < head_dim_; d += kLanes * kPack) multiply(keys + d, end - j, d, acc);
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i) V::store(score_[i] + j, acc[i] * V::set(scale_));
     }
   }
@@ -149,6 +150,7 @@ class AttentionFew {
 #pragma GCC unroll 16
     for (int c = 0; c < kLanes; ++c) {
       if (c >= width) break;
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i)
         acc[i] = D::dot(V::set(query[i * padded_ + c]), columns[c], acc[i]);
     }
@@ -210,6 +212,7 @@ class AttentionFew {
     constexpr int kVectors = kSteps * D::kStep;
     const int width = kWhole ? kStep : head_dim_ - d;
     F acc[kQueries][kVectors], value[kVectors];
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes);
     for (; word < end_word; ++word) {
@@ -222,10 +225,12 @@ class AttentionFew {
         }
         D::load_values(rows, widths, value + s * D::kStep);
       }
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = D::dot(V::set(weight_[i][word]), value[v], acc[i][v]);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum_ + i * padded_ + d + v * kLanes, acc[i][v]);
   }
