@@ -7,12 +7,14 @@
 //         s_j = scale * (q_0 k_j0 + q_1 k_j1 + ...)       one chain of multiply-adds over head_dim
 //         m'  = max(m, s_j...), correction = exp(m - m')
 //         p_j = exp(s_j - m')
-//         l   = l * correction + (p_0 + p_1 + ...)        a tree, see sum_of_weights
+//         l   = l * correction + (p_0 + p_1 + ...)        a tree, see weigh()
 //         o_d = o_d * correction + p_0 v_0d + p_1 v_1d + ...  one chain over positions
 //     M, L, O of all ranges so far = those before and m, l, o, each rescaled to the larger maximum
 //     out_d = O_d (1 / L)
 //
-// and a position that a lane may not see changes none of its bits: its p is exactly 0, its product
+// where exp is D's: of any base, in whose unit scores are then counted.
+//
+// A position that a lane may not see changes none of its bits: its p is exactly 0, its product
 // is not added, a block without any leaves m, l and o alone (a correction of 1 is exact; so that
 // this holds also before the first one seen, m begins as the least float, not as -infinity), and a
 // range without any leaves M, L and O. So a query's result depends on neither its neighbours nor
@@ -154,9 +156,8 @@ class AttentionTile {
     }
   }
 
-  // One for each position in a word.
   struct Weights {
-    F of[kPack];
+    F of[kPack];  // by position in a word
   };
 
   // Words first, first + kApart, ... from scores to weights; returns the weights' sums. Those
@@ -230,14 +231,14 @@ class AttentionTile {
 #pragma GCC unroll 8
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = D::dot(weights(word, v), V::set(row(word)[i]), acc[i][v]);
+          acc[i][v] = D::dot(weights_of(word, v), V::set(row(word)[i]), acc[i][v]);
     }
     for (int word = seen; word < end_word(); ++word) {
       for (int v = 0; v < kVectors; ++v) {
         const typename D::Seen sees = seen_word(word, v);
 #pragma GCC unroll 8
         for (int i = 0; i < kDims; ++i)
-          acc[i][v] = D::dot_where(sees, weights(word, v), V::set(row(word)[i]), acc[i][v]);
+          acc[i][v] = D::dot_where(sees, weights_of(word, v), V::set(row(word)[i]), acc[i][v]);
       }
     }
 #pragma GCC unroll 8
@@ -282,7 +283,7 @@ class AttentionTile {
 
   // Scores of key j, or, where j begins a word and weigh() was there, the word of its weights.
   F score_or_word(int j, int v) const { return V::load(weight_ + j * kWidth + v * kLanes); }
-  F weights(int word, int v) const { return score_or_word(word * kPack, v); }
+  F weights_of(int word, int v) const { return score_or_word(word * kPack, v); }
 
   // The run of the first key that is read.
   int first_run() const { return skip_ / kRun * kRun; }
