@@ -22,6 +22,9 @@
 //
 // Positions before the first one that any lane sees, as with a window, are neither read nor
 // computed.
+//
+// Every loop over sums in registers says that it is to be unrolled: GCC does so on its own only
+// after it has given them memory.
 #pragma once
 
 #include <algorithm>
