@@ -13,7 +13,6 @@
 
 #include "attention_view.h"
 #include "simd_lanes.h"
-#include "simd_math.h"
 
 namespace pdrt {
 
@@ -34,7 +33,7 @@ class AttentionFew {
         count_(static_cast<int>(tile.count)),
         head_dim_(static_cast<int>(a.head_dim)),
         padded_((head_dim_ + kStep - 1) / kStep * kStep),
-        scale_(a.scale),
+        scale_(a.scale * D::kExponents),
         query_(scratch),
         sum_(query_ + kQueries * padded_),
         result_(sum_ + kQueries * padded_) {
@@ -116,6 +115,7 @@ class AttentionFew {
       const T* keys = view_.keys(start_ + j);
       F acc[kQueries] = {};
       for (int d = 0; d < head_dim_; d += kLanes * kPack) multiply(keys + d, end - j, d, acc);
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i) V::store(score_[i] + j, acc[i] * V::set(scale_));
     }
   }
@@ -150,6 +150,7 @@ class AttentionFew {
 #pragma GCC unroll 16
     for (int c = 0; c < kLanes; ++c) {
       if (c >= width) break;
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i)
         acc[i] = D::dot(V::set(query[i * padded_ + c]), columns[c], acc[i]);
     }
@@ -171,9 +172,9 @@ class AttentionFew {
       max = V::max(max, score[v]);
     }
     const float largest = over_lanes<V>(max, [](float x, float y) { return x > y ? x : y; });
-    const F before = exp<V>(V::set(max_[i]) - V::set(largest));
+    const F before = D::exp(V::set(max_[i]) - V::set(largest));
     for (int v = 0; v < kVectors; ++v) {
-      const F weight = D::rounded(exp<V>(score[v] - V::set(largest)));
+      const F weight = D::rounded(D::exp(score[v] - V::set(largest)));
       D::store_weights(weight_[i], v * kLanes, weight);
       sum = sum + weight;
     }
@@ -211,6 +212,7 @@ class AttentionFew {
     constexpr int kVectors = kSteps * D::kStep;
     const int width = kWhole ? kStep : head_dim_ - d;
     F acc[kQueries][kVectors], value[kVectors];
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) acc[i][v] = V::load(sum_ + i * padded_ + d + v * kLanes);
     for (; word < end_word; ++word) {
@@ -223,10 +225,12 @@ class AttentionFew {
         }
         D::load_values(rows, widths, value + s * D::kStep);
       }
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i)
         for (int v = 0; v < kVectors; ++v)
           acc[i][v] = D::dot(V::set(weight_[i][word]), value[v], acc[i][v]);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum_ + i * padded_ + d + v * kLanes, acc[i][v]);
   }
@@ -262,7 +266,7 @@ class AttentionFew {
   void fold(int i, const float* sum, float range_max, float range_total) {
     if (range_total == 0.0f) return;
     const F max = V::max(V::set(result_max_[i]), V::set(range_max));
-    const F before = exp<V>(V::set(result_max_[i]) - max), now = exp<V>(V::set(range_max) - max);
+    const F before = D::exp(V::set(result_max_[i]) - max), now = D::exp(V::set(range_max) - max);
     const auto folded = [&](F all, F range) { return V::fma(range, now, all * before); };
     result_max_[i] = first_lane<V>(max);
     result_total_[i] = first_lane<V>(folded(V::set(result_total_[i]), V::set(range_total)));
@@ -272,13 +276,15 @@ class AttentionFew {
   }
 
   void store() const {
-    for (int i = 0; i < count_; ++i)
+    for (int i = 0; i < count_; ++i) {
+      const F share = V::set(1.0f) / V::set(result_total_[i]);
       for (int d = 0; d < head_dim_; d += kStep) {
         F out[D::kStep];
         for (int v = 0; v < D::kStep; ++v)
-          out[v] = V::load(result_ + i * padded_ + d + v * kLanes) / V::set(result_total_[i]);
+          out[v] = V::load(result_ + i * padded_ + d + v * kLanes) * share;
         D::store_result(out, view_.out(i) + d, std::min(kStep, head_dim_ - d));
       }
+    }
   }
 
   const TileView<T> view_;

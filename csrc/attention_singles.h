@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "bfloat16.h"
+#include "simd_math.h"
 
 namespace pdrt {
 
@@ -22,6 +23,10 @@ struct Singles {
 
   static F dot(F a, F b, F acc) { return V::fma(a, b, acc); }
 
+  // What weighs a score, and the unit in which scores are counted for it.
+  static constexpr float kExponents = 1.0f;
+  static F exp(F x) { return pdrt::exp<V>(x); }
+
   // The word of the elements at p.
   static float word(const T* p) { return to_float(*p); }
   // The first n words at p.
@@ -29,7 +34,9 @@ struct Singles {
 
   // A weight as it is multiplied, in float32.
   static F rounded(F weight) { return weight; }
-  static F join(F weight) { return weight; }
+  // The word of its positions' weights, and one of them again.
+  static F join(const F (&weights)[1]) { return weights[0]; }
+  static F part(F word, int) { return word; }
   // kLanes weights to their place among the words.
   static void store_weights(float* words, int first, F weight) { V::store(words + first, weight); }
 

@@ -7,12 +7,14 @@
 //         s_j = scale * (q_0 k_j0 + q_1 k_j1 + ...)       one chain of multiply-adds over head_dim
 //         m'  = max(m, s_j...), correction = exp(m - m')
 //         p_j = exp(s_j - m')
-//         l   = l * correction + (p_0 + p_1 + ...)        a tree, see sum_of_weights
+//         l   = l * correction + (p_0 + p_1 + ...)        a tree, see weigh()
 //         o_d = o_d * correction + p_0 v_0d + p_1 v_1d + ...  one chain over positions
 //     M, L, O of all ranges so far = those before and m, l, o, each rescaled to the larger maximum
-//     out_d = O_d / L
+//     out_d = O_d (1 / L)
 //
-// and a position that a lane may not see changes none of its bits: its p is exactly 0, its product
+// where exp is D's: of any base, in whose unit scores are then counted.
+//
+// A position that a lane may not see changes none of its bits: its p is exactly 0, its product
 // is not added, a block without any leaves m, l and o alone (a correction of 1 is exact; so that
 // this holds also before the first one seen, m begins as the least float, not as -infinity), and a
 // range without any leaves M, L and O. So a query's result depends on neither its neighbours nor
@@ -20,13 +22,15 @@
 //
 // Positions before the first one that any lane sees, as with a window, are neither read nor
 // computed.
+//
+// Every loop over sums in registers says that it is to be unrolled: GCC does so on its own only
+// after it has given them memory.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
 #include "attention_view.h"
-#include "simd_math.h"
 
 namespace pdrt {
 
@@ -46,7 +50,7 @@ class AttentionTile {
       : view_(a, tile),
         count_(static_cast<int>(tile.count)),
         head_dim_(a.head_dim),
-        scale_(a.scale),
+        scale_(a.scale * D::kExponents),
         query_(scratch),
         sum_(query_ + kWidth * head_dim_),
         result_(sum_ + kWidth * head_dim_),
@@ -67,13 +71,22 @@ class AttentionTile {
   // Queries are transposed to words [head_dim / kPack][kWidth]; lanes without one see what the last
   // one sees.
   void load() {
+    const T* queries[kWidth];
     for (int i = 0; i < kWidth; ++i) {
-      const T* query = i < count_ ? view_.query(i) : nullptr;
-      for (int64_t d = 0; d < head_dim_; d += kPack)
-        query_[d / kPack * kWidth + i] = query ? D::word(query + d) : 0.0f;
-      first_[i] = static_cast<int32_t>(view_.first(std::min(i, count_ - 1)));
-      limit_[i] = static_cast<int32_t>(view_.limit(std::min(i, count_ - 1)));
+      const int source = std::min(i, count_ - 1);
+      queries[i] = view_.query(source);
+      first_[i] = static_cast<int32_t>(view_.first(source));
+      limit_[i] = static_cast<int32_t>(view_.limit(source));
     }
+    for (int v = 0; v < kVectors; ++v)
+      for (int64_t word = 0; word < head_dim_ / kPack; word += kLanes) {
+        const int n = static_cast<int>(std::min<int64_t>(kLanes, head_dim_ / kPack - word));
+        F rows[kLanes];
+        for (int i = 0; i < kLanes; ++i)
+          rows[i] = D::words(queries[v * kLanes + i] + word * kPack, n);
+        V::transpose(rows);
+        for (int c = 0; c < n; ++c) V::store(query_ + (word + c) * kWidth + v * kLanes, rows[c]);
+      }
     std::fill_n(result_, kWidth * head_dim_, 0.0f);
     for (int v = 0; v < kVectors; ++v) {
       result_max_[v] = V::set(std::numeric_limits<float>::lowest());
@@ -105,6 +118,8 @@ class AttentionTile {
       const auto* keys = D::keys(view_.keys(start_ + run), j, count, head_dim_, widened_);
       for (; j + kChunk <= count; j += kChunk)
         score<kChunk>(keys + j * head_dim_, weight_ + (run + j) * kWidth);
+      for (; j + kChunk / 2 <= count; j += kChunk / 2)
+        score<kChunk / 2>(keys + j * head_dim_, weight_ + (run + j) * kWidth);
       for (; j < count; ++j) score<1>(keys + j * head_dim_, weight_ + (run + j) * kWidth);
     }
   }
@@ -121,6 +136,7 @@ class AttentionTile {
         for (int v = 0; v < kVectors; ++v) acc[j][v] = D::dot(query[v], key, acc[j][v]);
       }
     }
+#pragma GCC unroll 8
     for (int j = 0; j < kKeys; ++j)
       for (int v = 0; v < kVectors; ++v)
         V::store(out + j * kWidth + v * kLanes, acc[j][v] * V::set(scale_));
@@ -129,36 +145,46 @@ class AttentionTile {
   // weight_ from scores to words of exp(score - max); updates max_, total_ and correction_.
   void softmax() {
     mask();
+    F max[kVectors];
+    for (int v = 0; v < kVectors; ++v) max[v] = max_[v];
+    for (int j = skip_; j < num_keys_; ++j)
+      for (int v = 0; v < kVectors; ++v) max[v] = V::max(max[v], score_or_word(j, v));
     for (int v = 0; v < kVectors; ++v) {
-      F max = max_[v];
-      for (int j = skip_; j < num_keys_; ++j) max = V::max(max, weight(j, v));
-      correction_[v] = exp<V>(max_[v] - max);
-      max_[v] = max;
-      for (int j = first_word() * kPack; j < end_word() * kPack; ++j)
-        V::store(weight_ + j * kWidth + v * kLanes, D::rounded(exp<V>(weight(j, v) - max)));
-      total_[v] = total_[v] * correction_[v] + sum_of_weights<1>(v, 0);
-    }
-    if constexpr (kPack == 2) {
-      for (int word = first_word(); word < end_word(); ++word)
-        for (int v = 0; v < kVectors; ++v) {
-          const F both = D::join(weight(2 * word, v), weight(2 * word + 1, v));
-          V::store(weight_ + word * kWidth + v * kLanes, both);
-        }
+      correction_[v] = D::exp(max_[v] - max[v]);
+      max_[v] = max[v];
+      const Weights sums = weigh<1>(v, 0);
+      F sum = sums.of[0];
+      if constexpr (kPack == 2) sum = sum + sums.of[1];
+      total_[v] = total_[v] * correction_[v] + sum;
     }
   }
 
-  // Those kLanes apart from left to right, then halves of what is left: as lanes of keys are summed
-  // in attention_few.h, where a position that is not seen is a 0.
+  struct Weights {
+    F of[kPack];  // by position in a word
+  };
+
+  // Words first, first + kApart, ... from scores to weights; returns the weights' sums. Those
+  // kLanes apart are summed from left to right, then halves of what is left: as lanes of keys are
+  // summed in attention_few.h. A position that is not seen is a 0.
   template <int kApart>
-  F sum_of_weights(int v, int first) const {
-    if constexpr (kApart < kLanes) {
-      return sum_of_weights<2 * kApart>(v, first) + sum_of_weights<2 * kApart>(v, first + kApart);
+  Weights weigh(int v, int first) {
+    Weights sums = {};
+    if constexpr (kApart * kPack < kLanes) {
+      const Weights left = weigh<2 * kApart>(v, first),
+                    right = weigh<2 * kApart>(v, first + kApart);
+      for (int k = 0; k < kPack; ++k) sums.of[k] = left.of[k] + right.of[k];
     } else {
-      F total = V::set(0.0f);
-      for (int j = first; j < num_keys_; j += kLanes)
-        if (j >= skip_) total = total + weight(j, v);
-      return total;
+      for (int word = first; word < end_word(); word += kApart) {
+        if (word < first_word()) continue;
+        F weights[kPack];
+        for (int k = 0; k < kPack; ++k)
+          weights[k] = D::exp(score_or_word(word * kPack + k, v) - max_[v]);
+        const F joined = D::join(weights);
+        V::store(weight_ + word * kPack * kWidth + v * kLanes, joined);
+        for (int k = 0; k < kPack; ++k) sums.of[k] = sums.of[k] + D::part(joined, k);
+      }
     }
+    return sums;
   }
 
   // Scores of what a lane does not see are -infinity. That includes positions that no lane sees but
@@ -168,7 +194,8 @@ class AttentionTile {
     const auto hide = [&](int j) {
       for (int v = 0; v < kVectors; ++v) {
         sees_[j][v] = sees(static_cast<int32_t>(start_ + j), v);
-        V::store(weight_ + j * kWidth + v * kLanes, V::select(sees_[j][v], weight(j, v), hidden));
+        V::store(weight_ + j * kWidth + v * kLanes,
+                 V::select(sees_[j][v], score_or_word(j, v), hidden));
       }
     };
     for (int j = first_word() * kPack; j < skip_; ++j) hide(j);
@@ -194,6 +221,7 @@ class AttentionTile {
   void value(const float* const* runs, int64_t d) const {
     F acc[kDims][kVectors];
     float* sum = sum_ + d * kWidth;
+#pragma GCC unroll 8
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v)
         acc[i][v] = V::load(sum + i * kWidth + v * kLanes) * correction_[v];
@@ -203,17 +231,20 @@ class AttentionTile {
     };
     const int seen = seen_by_all() / kPack;
     for (int word = first_word(); word < seen; ++word) {
+#pragma GCC unroll 8
       for (int i = 0; i < kDims; ++i)
         for (int v = 0; v < kVectors; ++v)
-          acc[i][v] = D::dot(weight(word, v), V::set(row(word)[i]), acc[i][v]);
+          acc[i][v] = D::dot(weights_of(word, v), V::set(row(word)[i]), acc[i][v]);
     }
     for (int word = seen; word < end_word(); ++word) {
       for (int v = 0; v < kVectors; ++v) {
         const typename D::Seen sees = seen_word(word, v);
+#pragma GCC unroll 8
         for (int i = 0; i < kDims; ++i)
-          acc[i][v] = D::dot_where(sees, weight(word, v), V::set(row(word)[i]), acc[i][v]);
+          acc[i][v] = D::dot_where(sees, weights_of(word, v), V::set(row(word)[i]), acc[i][v]);
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kDims; ++i)
       for (int v = 0; v < kVectors; ++v) V::store(sum + i * kWidth + v * kLanes, acc[i][v]);
   }
@@ -222,7 +253,7 @@ class AttentionTile {
   void fold() {
     for (int v = 0; v < kVectors; ++v) {
       const F max = V::max(result_max_[v], max_[v]), zero = V::set(0.0f);
-      const F before = exp<V>(result_max_[v] - max), now = exp<V>(max_[v] - max);
+      const F before = D::exp(result_max_[v] - max), now = D::exp(max_[v] - max);
       const typename V::Mask any = V::differs(total_[v], zero);
       const auto folded = [&](F all, F range) {
         return V::select(any, V::fma(range, now, all * before), all);
@@ -235,17 +266,27 @@ class AttentionTile {
   }
 
   void store() {
-    for (int v = 0; v < kVectors; ++v)
-      for (int64_t i = v * kLanes; i < head_dim_ * kWidth; i += kWidth)
-        V::store(result_ + i, V::load(result_ + i) / result_total_[v]);
-    for (int i = 0; i < count_; ++i) {
-      T* out = view_.out(i);
-      for (int64_t d = 0; d < head_dim_; ++d) from_float(result_[d * kWidth + i], out + d);
+    T* out[kWidth];
+    for (int i = 0; i < count_; ++i) out[i] = view_.out(i);
+    for (int v = 0; v < kVectors; ++v) {
+      const F share = V::set(1.0f) / result_total_[v];
+      for (int64_t d = 0; d < head_dim_; d += kLanes) {
+        F rows[kLanes];  // those from head_dim on are not the result's, and not stored
+#pragma GCC unroll 16
+        for (int c = 0; c < kLanes; ++c)
+          rows[c] = V::load(result_ + (d + c) * kWidth + v * kLanes) * share;
+        V::transpose(rows);
+        const int n = static_cast<int>(std::min<int64_t>(kLanes, head_dim_ - d));
+        for (int i = v * kLanes; i < std::min(count_, (v + 1) * kLanes); ++i)
+          n == kLanes ? V::store(out[i] + d, rows[i - v * kLanes])
+                      : V::store_first(out[i] + d, rows[i - v * kLanes], n);
+      }
     }
   }
 
-  // A score or weight of key j, or a word of weights.
-  F weight(int j, int v) const { return V::load(weight_ + j * kWidth + v * kLanes); }
+  // Scores of key j, or, where j begins a word and weigh() was there, the word of its weights.
+  F score_or_word(int j, int v) const { return V::load(weight_ + j * kWidth + v * kLanes); }
+  F weights_of(int word, int v) const { return score_or_word(word * kPack, v); }
 
   // The run of the first key that is read.
   int first_run() const { return skip_ / kRun * kRun; }
@@ -274,11 +315,11 @@ class AttentionTile {
   const int count_;
   const int64_t head_dim_;
   const float scale_;
-  float* const query_;                       // [head_dim / kPack][kWidth]
-  float* const sum_;                         // [head_dim][kWidth]
-  float* const result_;                      // [head_dim][kWidth]
-  float* const weight_;                      // [kBlock][kWidth], then [kBlock / kPack][kWidth]
-  float* const widened_;                     // [kBlock][head_dim]
+  float* const query_;    // [head_dim / kPack][kWidth]
+  float* const sum_;      // [head_dim][kWidth]
+  float* const result_;   // [head_dim][kWidth]
+  float* const weight_;   // [kBlock][kWidth]: scores, then words of weights kPack apart
+  float* const widened_;  // [kBlock][head_dim]
   int32_t first_[kWidth], limit_[kWidth];    // query i sees the positions [first, limit)
   typename V::Mask sees_[kBlock][kVectors];  // of the keys of this block that not all queries see
   F max_[kVectors], total_[kVectors], correction_[kVectors];  // of this range so far

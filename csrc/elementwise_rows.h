@@ -6,6 +6,7 @@
 
 #include "bfloat16.h"
 #include "elementwise.h"
+#include "simd_lanes.h"
 #include "simd_math.h"
 
 namespace pdrt {
@@ -121,15 +122,12 @@ class ElementwiseRows {
     if (i < size) body(Rest{i, static_cast<int>(size - i)});
   }
 
-  // Lane by lane over the row, then over the lanes from left to right.
+  // Lane by lane over the row, then halves of the lanes.
   template <typename Term>
   static float sum(int64_t size, Term term) {
     F total = V::set(0.0f);
     each(size, [&](auto at) { total = total + term(at); });
-    float lanes[kLanes], result = 0.0f;
-    V::store(lanes, total);
-    for (float lane : lanes) result += lane;
-    return result;
+    return over_lanes<V>(total, [](float x, float y) { return x + y; });
   }
 
   // The row to be normed: x, or residual after x was added to it.

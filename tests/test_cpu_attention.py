@@ -60,8 +60,9 @@ def test_a_long_prompt_is_right() -> None:
     check_against_float64(case)
 
 
-def test_scores_far_apart_neither_overflow_nor_lose_the_largest() -> None:
-    case = attention_case([(20, 90)], head_dim=16)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_far_apart_neither_overflow_nor_lose_the_largest(dtype: torch.dtype) -> None:
+    case = attention_case([(1, 90), (20, 90)], head_dim=16, dtype=dtype)
     check_against_float64(replace(case, query=case.query * 1000))
 
 
