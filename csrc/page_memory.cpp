@@ -105,14 +105,11 @@ Memory::~Memory() {
   close(fd_);
 }
 
-size_t Memory::use_huge_pages(size_t start, size_t end) const {
-  PDRT_CHECK(start <= end && end <= num_bytes_, "[", start, ", ", end,
-             ") is no range of the memory's ", num_bytes_, " bytes");
+size_t Memory::use_huge_pages() const {
   PDRT_CHECK(writable_, "the memory is mapped read-only; huge pages are asked for by who fills it");
   char* const first = static_cast<char*>(address_);
   size_t huge = 0;
-  for (size_t at = start / kHugePage * kHugePage; at < end && at + kHugePage <= num_bytes_;
-       at += kHugePage) {
+  for (size_t at = 0; at + kHugePage <= num_bytes_; at += kHugePage) {
     // A part that has no page yet is not taken for one that could be huge.
     volatile char* const byte = first + at;
     *byte = *byte;

@@ -24,11 +24,10 @@ class Memory : public std::enable_shared_from_this<Memory> {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  // Takes memory for the file's bytes [start, end) now, in pages of 2 MB as far as the system has
-  // them, and returns how many bytes got such. Reading gigabytes once a step is half again as fast
-  // with them. Those that cross start or end are taken whole, the file's last one not. Needs a
-  // writable mapping; what the file holds stays.
-  size_t use_huge_pages(size_t start, size_t end) const;
+  // Takes memory for all of the file now, in pages of 2 MB as far as the system has them, and
+  // returns how many bytes got such. Reading gigabytes once a step is half again as fast with them.
+  // Needs a writable mapping; what the file holds stays.
+  size_t use_huge_pages() const;
 
   // Refuses every later writable mapping; those that exist stay writable. Throws std::system_error.
   void seal() const;

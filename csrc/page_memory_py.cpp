@@ -36,13 +36,7 @@ void bind_page_memory(py::module_& m) {
       .def_property_readonly("num_bytes", &Memory::num_bytes)
       .def_property_readonly(
           "address", [](const Memory& self) { return reinterpret_cast<uintptr_t>(self.address()); })
-      .def(
-          "use_huge_pages",
-          [](const Memory& self, size_t start, std::optional<size_t> end) {
-            const py::gil_scoped_release without_gil;
-            return self.use_huge_pages(start, end.value_or(self.num_bytes()));
-          },
-          py::arg("start") = 0, py::arg("end") = py::none())
+      .def("use_huge_pages", &Memory::use_huge_pages, py::call_guard<py::gil_scoped_release>())
       .def("seal", &Memory::seal)
       .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
            py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(),

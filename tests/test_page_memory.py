@@ -54,17 +54,6 @@ def test_huge_pages_leave_the_bytes_as_they_are() -> None:
         Memory.attach(memory.fd, False).use_huge_pages()
 
 
-def test_huge_pages_can_be_asked_for_bit_by_bit() -> None:
-    """Those that cross the ends are taken whole; the file's last one is not."""
-    memory = Memory.create("pdrt-test", 3 * HUGE + SIZE)
-    assert memory.use_huge_pages(HUGE + 5, HUGE + 6) in (0, HUGE)
-    assert memory.use_huge_pages(0, HUGE + 1) in (0, 2 * HUGE)
-    assert memory.use_huge_pages(3 * HUGE) == 0
-    for start, end in ((2, 1), (0, 3 * HUGE + SIZE + 1)):
-        with pytest.raises(ValueError, match=rf"\[{start}, {end}\) is no range"):
-            memory.use_huge_pages(start, end)
-
-
 def test_a_tensor_keeps_the_mapping_and_its_end_releases_it() -> None:
     memory = Memory.create("pdrt-test", SIZE)
     tensor = torch.from_dlpack(memory)

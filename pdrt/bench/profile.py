@@ -37,7 +37,7 @@ from pdrt.bench.tables import Table
 from pdrt.devices import CPU
 from pdrt.errors import ConfigError, PdrtError
 from pdrt.kernels import cpu
-from pdrt.kv.pool import FreshPages, kv_pool
+from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape
 from pdrt.model.decoder import Decoder
 from pdrt.runner.executor import CpuExecutor
@@ -71,11 +71,10 @@ class Profiled:
             spec.num_layers, spec.num_kv_heads, sizes.page_size, spec.head_dim, server.dtype
         )
         kv = _C.Memory.create("kv", shape.pool_bytes(sizes.num_pages))
-        fresh = FreshPages(kv, shape.page_bytes)
         kernels = self.spans.proxy("kernel", cpu)
         decoder = Decoder(spec, self._weights, kernels, sizes.max_model_len)
         pool = kv_pool(kv, shape, sizes.num_pages)
-        executor = CpuExecutor(decoder, pool, sizes.server_shape, holder.beat, fresh)
+        executor = CpuExecutor(decoder, pool, sizes.server_shape, holder.beat)
         if self._records:
             executor.warm_up("decode")
             assert executor.tapes is not None

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pdrt._C import Memory
 from pdrt.kv.shape import KVShape, SharedMemory
 
 
@@ -17,26 +16,3 @@ def kv_pool(memory: SharedMemory, shape: KVShape, num_pages: int) -> Tensor:
     assert memory.num_bytes >= num_bytes, (memory.num_bytes, num_bytes)
     dtype: torch.dtype = getattr(torch, shape.dtype)  # pdrt uses torch's words
     return buffer[:num_bytes].view(dtype).view(num_pages + 1, *shape.page)
-
-
-class FreshPages:
-    """Takes a pool's memory from the system before pages are written for the first time.
-
-    Memory comes at a fault for each 4 KB of it, and a token's keys and values lie in as many places
-    as there are layers and heads, so that a new page meets all of its faults at once. In pages of
-    2 MB there are few, and addresses are found faster ever after. Pages that were never used are
-    given out in ascending order, so what is taken is one run from the pool's start; memory that no
-    request needs is left to others.
-    """
-
-    def __init__(self, memory: Memory, page_bytes: int) -> None:
-        self._memory = memory
-        self._page_bytes = page_bytes
-        self._taken = 0  # bytes
-
-    def take(self, last_page: int) -> None:
-        """Up to this page, which is to be written."""
-        end = (last_page + 1) * self._page_bytes
-        if end > self._taken:
-            self._memory.use_huge_pages(self._taken, end)
-            self._taken = end

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdrt.kv.pool import FreshPages
 from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
@@ -87,9 +86,6 @@ class CpuExecutor:
 
     A step is computed when its launch returns, so that two in flight would gain nothing.
 
-    Args:
-        fresh: takes the memory of pages that were never written to; without it, faults do.
-
     Attributes:
         tapes: of decode steps, after `warm_up`.
     """
@@ -97,14 +93,8 @@ class CpuExecutor:
     depth = 1
 
     def __init__(
-        self,
-        decoder: Decoder,
-        pool: Tensor,
-        shape: ServerShape,
-        on_layer: Callable[[], None],
-        fresh: FreshPages | None = None,
+        self, decoder: Decoder, pool: Tensor, shape: ServerShape, on_layer: Callable[[], None]
     ) -> None:
-        self._fresh = fresh
         self._decoder = decoder
         self._kv_layers = pool.unbind(1)
         self._shape = shape
@@ -125,8 +115,6 @@ class CpuExecutor:
         return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
-        if self._fresh is not None:
-            self._fresh.take(int(batch.slot_mapping.max()) // self._shape.page_size)
         if self.tapes is not None and self.tapes.fits(batch):
             return self.tapes.run(batch)
         return self._decoder.forward(batch, self._kv_layers, self._on_layer)

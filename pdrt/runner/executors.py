@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pdrt.kernels import cpu
-from pdrt.kv.pool import FreshPages
 from pdrt.kv.shape import KVShape, SharedMemory
 from pdrt.model.checkpoint import read_spec
 from pdrt.model.decoder import Decoder
@@ -26,17 +25,15 @@ def make_executor(
     pool: Tensor,
     shape: ServerShape,
     on_layer: Callable[[], None],
-    fresh: FreshPages | None = None,
 ) -> Executor:
     """For weights and a pool on one device.
 
     Args:
         on_layer: says that a step goes on; called after each layer, on a GPU after each launch.
-        fresh: on a CPU, takes the memory of pages that were never written to.
     """
     if pool.is_cpu:
         decoder = Decoder(spec, weights, cpu, shape.max_model_len)
-        return CpuExecutor(decoder, pool, shape, on_layer, fresh)
+        return CpuExecutor(decoder, pool, shape, on_layer)
     # Here, as it needs Triton, which a CPU installation has not.
     from pdrt.runner.gpu import gpu_executor
 

@@ -10,8 +10,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from pdrt._C import Ledger, Memory
-from pdrt.kv.pool import FreshPages, kv_pool
+from pdrt._C import Ledger
+from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape, SharedMemory
 from pdrt.messages import Role
 from pdrt.model.checkpoint import read_spec
@@ -108,8 +108,7 @@ class Runner:
         )
         pool = kv_pool(kv, page, ledger.num_pages)
         tensors = map_weights(weights, weight_layout(spec, form))
-        fresh = FreshPages(kv, page.page_bytes) if isinstance(kv, Memory) else None
-        return Runner(make_executor(spec, tensors, pool, shape, on_layer, fresh), spec, ledger)
+        return Runner(make_executor(spec, tensors, pool, shape, on_layer), spec, ledger)
 
     def warm_up(self, role: Role) -> None:
         """What is to be done once before the first step: on a GPU, kernels and graphs."""
