@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -108,7 +107,9 @@ def plainly(logits: Floats, c: Context, eos: Sequence[int]) -> Drawn:
 def with_each(values: Sequence[dict[str, object]], **same: object) -> list[Context]:
     """A context for each set of parameters, with seeds and prompts of their own."""
     return [
-        replace(context(params_with(**{**same, "seed": i, **value})), position=i + 1)
+        msgspec.structs.replace(
+            context(params_with(**{**same, "seed": i, **value})), position=i + 1
+        )
         for i, value in enumerate(values)
     ]
 

@@ -116,7 +116,7 @@ def test_large_vocabularies(vocab_size: int) -> None:
         {"temperature": 0.6, "top_k": 20, "top_p": 0.95},
     ]
     contexts = with_each(filters)
-    contexts[1] = replace(context(params_with(seed=3, top_k=20, repetition_penalty=1.2), [5, 9]))
+    contexts[1] = context(params_with(seed=3, top_k=20, repetition_penalty=1.2), [5, 9])
     check_as_cpu(normal(2, vocab_size), contexts)
 
 

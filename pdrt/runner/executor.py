@@ -99,7 +99,7 @@ class CpuExecutor:
         self._kv_layers = pool.unbind(1)
         self._shape = shape
         self._on_layer = on_layer
-        self._logits = torch.empty(0, decoder.vocab_size)
+        self._make_room(0)
         self.tapes: DecodeTapes | None = None
         self.graph_bytes = 0
 
@@ -122,15 +122,21 @@ class CpuExecutor:
     def logits(self, hidden: Tensor) -> Tensor:
         """Valid until they are asked for again: megabytes, which would be new memory each time."""
         if len(hidden) > len(self._logits):
-            self._logits = self._logits.new_empty(len(hidden), self._logits.shape[1])
+            self._make_room(len(hidden))
         return self._decoder.logits(hidden, self._logits[: len(hidden)])
+
+    def _make_room(self, num_rows: int) -> None:
+        """For the logits of so many rows."""
+        self._logits = torch.empty(num_rows, self._decoder.vocab_size)
+        self._logits_as_array = self._logits.numpy()
 
     def draw(
         self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
     ) -> Drawn:
         if not contexts:
             return Drawn([])
-        logits = self.logits(hidden).numpy()
+        self.logits(hidden)
+        logits = self._logits_as_array[: len(hidden)]
         tokens = sample(logits, contexts, eos_token_ids)
         if all(context.params.logprobs < 1 for context in contexts):
             return Drawn([(token, ()) for token in tokens])

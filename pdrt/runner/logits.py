@@ -9,8 +9,8 @@ is sampled again after a preemption, or by another worker, is chosen from the sa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +22,7 @@ Ints = NDArray[np.int32]
 _NO_TOKENS: Ints = np.empty(0, np.int32)  # nothing in it could be changed
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a token is chosen by, beside its logits.
 
     Attributes:
@@ -33,7 +32,7 @@ class Context:
 
     params: SlotParams
     position: int
-    tokens: Ints = field(default_factory=lambda: _NO_TOKENS)
+    tokens: Ints = msgspec.field(default_factory=lambda: _NO_TOKENS)
     num_prompt_tokens: int = 0
 
     @property

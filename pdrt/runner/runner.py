@@ -30,8 +30,7 @@ from pdrt.sched.plan import Key, Plan, Result, Row, Scores
 SCORED_AT_ONCE = 64  # prompt tokens whose logits are in memory together: 13 MB of phi-2
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+class _Ask(msgspec.Struct, frozen=True):
     """A row, and what its request wants of it."""
 
     row: Row
