@@ -45,7 +45,7 @@ def test_each_prompt_has_n_choices_and_counts_once(server: ServerProcess) -> Non
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_the_sequences_of_a_stream_are_those_of_an_answer(server: ServerProcess, path: str) -> None:
-    body = {"n": 3, "max_tokens": 12, "ignore_eos": True, "seed": 11, "logprobs": True}
+    body = {"n": 3, "max_tokens": 300, "ignore_eos": True, "seed": 11, "logprobs": True}
     body |= {"messages": HI} if "chat" in path else {"prompt": "x", "logprobs": 2}
     whole = server.client.post(path, json=body).json()["choices"]
     *chunks, _ = server.events(path, **body)

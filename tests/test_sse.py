@@ -201,7 +201,7 @@ def test_an_event_is_one_line_of_data() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stream_is_events_one_for_each_token_and_done(server: ServerProcess, path: str) -> None:
-    body = {**PATHS[path], "max_tokens": 30, "ignore_eos": True, "return_token_ids": True}
+    body = {**PATHS[path], "max_tokens": 1000, "ignore_eos": True, "return_token_ids": True}
     request = {**body, "stream": True}
     with server.client.stream("POST", path, json=request) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -209,7 +209,7 @@ def test_a_stream_is_events_one_for_each_token_and_done(server: ServerProcess, p
         *chunks, done = list(data_of(response))
     assert done == "[DONE]"
     tokens = [json.loads(chunk)["choices"][0]["token_ids"] for chunk in chunks]
-    assert sum(map(len, tokens)) == 30
+    assert sum(map(len, tokens)) == 1000
     assert all(tokens[:-1]), "no chunk without a token, but for the end's"
     assert len(chunks) > 3, "tokens are sent as they come"
 

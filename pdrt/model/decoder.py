@@ -119,16 +119,11 @@ class Decoder:
     def num_layers(self) -> int:
         return self._spec.num_layers
 
-    @property
-    def vocab_size(self) -> int:
-        return self._spec.vocab_size
-
     @torch.inference_mode()
-    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """[n, hidden_size] -> [n, vocab_size] float32, which is `out` where that is given."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, hidden_size] -> [n, vocab_size] float32."""
         head = self._head
-        if out is None:
-            out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
+        out = hidden.new_empty(len(hidden), self._spec.vocab_size, dtype=torch.float32)
         return self._kernels.linear(hidden, head.weight, head.bias, out=out)
 
     def embed(self, input_ids: Tensor) -> Tensor:

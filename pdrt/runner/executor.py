@@ -99,7 +99,6 @@ class CpuExecutor:
         self._kv_layers = pool.unbind(1)
         self._shape = shape
         self._on_layer = on_layer
-        self._make_room(0)
         self.tapes: DecodeTapes | None = None
         self.graph_bytes = 0
 
@@ -120,23 +119,14 @@ class CpuExecutor:
         return self._decoder.forward(batch, self._kv_layers, self._on_layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Valid until they are asked for again: megabytes, which would be new memory each time."""
-        if len(hidden) > len(self._logits):
-            self._make_room(len(hidden))
-        return self._decoder.logits(hidden, self._logits[: len(hidden)])
-
-    def _make_room(self, num_rows: int) -> None:
-        """For the logits of so many rows."""
-        self._logits = torch.empty(num_rows, self._decoder.vocab_size)
-        self._logits_as_array = self._logits.numpy()
+        return self._decoder.logits(hidden)
 
     def draw(
         self, hidden: Tensor, contexts: Sequence[Context], eos_token_ids: Collection[int]
     ) -> Drawn:
         if not contexts:
             return Drawn([])
-        self.logits(hidden)
-        logits = self._logits_as_array[: len(hidden)]
+        logits = self.logits(hidden).numpy()
         tokens = sample(logits, contexts, eos_token_ids)
         if all(context.params.logprobs < 1 for context in contexts):
             return Drawn([(token, ()) for token in tokens])
