@@ -69,7 +69,8 @@ def _make(home: Path, wanted: dict[str, Any], log: TextIO) -> str:
     python = str(home / "bin/python")
     if not Path(python).exists():
         _run([sys.executable, "-m", "venv", str(home)], log)
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    # An index that cannot be reached is asked for each package: five times took twelve minutes.
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "1"]
     arguments = [*wanted.get("arguments", ()), *wanted["requirements"]]
     _run([*pip, "install", *arguments], log, wanted.get("build", {}))
     if wanted.get("remove"):
