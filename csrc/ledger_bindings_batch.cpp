@@ -3,6 +3,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <tuple>
+#include <vector>
 
 #include "ledger_bindings.h"
 #include "ledger_snapshots.h"
