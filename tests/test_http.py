@@ -109,7 +109,7 @@ def test_a_request_id_is_given_back_and_else_made(server: ServerProcess) -> None
 
 
 def test_every_page_is_counted_once_while_requests_run(server: ServerProcess) -> None:
-    body = {"prompt": [[7] * 50] * 6, "max_tokens": 400, "ignore_eos": True}
+    body = {"prompt": [[7] * 50] * 6, "max_tokens": 1900, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: server.complete(**body))
         seen: set[str] = set()
