@@ -5,8 +5,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
 #include "bindings.h"
 #include "holder.h"
 #include "ledger_snapshots.h"
@@ -109,25 +107,6 @@ std::pair<py::array_t<int32_t>, py::array_t<float>> top_logprobs(const Ledger& l
   return {std::move(ids), std::move(logprobs)};
 }
 
-py::array_t<int32_t> page_table(const Ledger& ledger, const std::vector<uint32_t>& slots) {
-  const LedgerMemory& memory = ledger.memory();
-  std::vector<uint32_t> lengths;
-  uint32_t longest = 0;
-  for (const uint32_t slot : slots) {
-    ledger.check_slot(slot);
-    lengths.push_back(get(memory.slots[slot].num_pages));
-    longest = std::max(longest, lengths.back());
-  }
-  py::array_t<int32_t> table({slots.size(), size_t{longest}});
-  int32_t* at = table.mutable_data();
-  for (size_t row = 0; row < slots.size(); ++row) {
-    for (uint32_t i = 0; i < longest; ++i) {
-      *at++ = i < lengths[row] ? memory.list_of(slots[row])[i].get().page : 0;
-    }
-  }
-  return table;
-}
-
 const WorkerArea& worker_area(const Ledger& ledger, uint32_t worker) {
   PDRT_CHECK(worker < NUM_WORKERS, "worker is ", worker, "; give 0 to ", NUM_WORKERS - 1);
   return ledger.memory().header->workers[worker];
@@ -192,8 +171,7 @@ void def_slot_snapshots(LedgerClass& cls) {
       .def("tokens", &tokens, py::arg("slot"), py::arg("start"), py::arg("end"))
       .def("logprobs", &logprobs, py::arg("slot"), py::arg("start"), py::arg("end"))
       .def("top_logprobs", &top_logprobs, py::arg("slot"), py::arg("start"), py::arg("end"),
-           py::arg("count"))
-      .def("page_table", &page_table, py::arg("slots"));
+           py::arg("count"));
 }
 
 void def_totals(LedgerClass& cls) {

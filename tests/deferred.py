@@ -47,6 +47,7 @@ class DeferredExecutor:
     """Defers what `inner` computes."""
 
     depth = 2
+    blank = staticmethod(blank_batch)  # new each time: the step before may not be computed yet
 
     def __init__(self, inner: Executor, hidden_size: int) -> None:
         self._inner = inner
@@ -56,10 +57,6 @@ class DeferredExecutor:
 
     def warm_up(self) -> None:
         self._inner.warm_up()
-
-    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
-        """New each time: the step before may not have been computed yet."""
-        return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
         hidden = torch.empty(len(batch.wanted), self._hidden_size)

@@ -187,15 +187,6 @@ limit = { full = 20 }
     assert statuses(out)["user"] == "passed"
 
 
-def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:
-    absent = environment(tmp_path) | {"PDRT_WHEELS": "no/wheels"}
-    done = subprocess.run(
-        command(tmp_path / "out"), env=absent, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "no/wheels" in done.stderr
-
-
 def test_wrong_flags_leave_no_folder_behind(tmp_path: Path) -> None:
     done = run(tmp_path / "out", tmp_path, "slowly")
     assert done.returncode == 2
@@ -203,13 +194,22 @@ def test_wrong_flags_leave_no_folder_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_an_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:
-    absent = environment(tmp_path) | {"PYTHON": "/no/python"}
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PYTHON", "/no/python", "no interpreter '/no/python'"),
+        ("PDRT_WHEELS", "no/wheels", "no/wheels"),
+    ],
+)
+def test_an_interpreter_or_folder_of_wheels_that_is_missing_is_named(
+    tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    absent = environment(tmp_path) | {variable: value}
     done = subprocess.run(
         command(tmp_path / "out"), env=absent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "no interpreter '/no/python'" in done.stderr
+    assert said in done.stderr
 
 
 def entries() -> list[dict[str, object]]:

@@ -128,8 +128,6 @@ class CpuExecutor:
             return Drawn([])
         logits = self.logits(hidden).numpy()
         tokens = sample(logits, contexts, eos_token_ids)
-        if all(context.params.logprobs < 1 for context in contexts):
-            return Drawn([(token, ()) for token in tokens])
         rows = zip(tokens, logits, contexts, strict=True)
         return Drawn([(token, _rivals(row, token, context)) for token, row, context in rows])
 

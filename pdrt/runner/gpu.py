@@ -40,6 +40,8 @@ class GpuExecutor:
     """
 
     depth = 2
+    # New each time: what the step before was written to may still be on its way.
+    blank = staticmethod(blank_batch)
 
     def __init__(
         self,
@@ -73,10 +75,6 @@ class GpuExecutor:
             self._graphs.capture()
             self.graph_bytes = before - torch.cuda.mem_get_info(self._device)[0]
         rehearse(self, self._shape, role)
-
-    def blank(self, num_tokens: int, num_rows: int, num_wanted: int, num_pages: int) -> Batch:
-        """New each time: what the step before was written to may still be on its way."""
-        return blank_batch(num_tokens, num_rows, num_wanted, num_pages)
 
     def forward(self, batch: Batch) -> Tensor:
         if self._graphs is not None and self._graphs.fits(batch):
