@@ -44,7 +44,7 @@ std::optional<uint32_t> Holder::ready(uint32_t slot, uint32_t generation) const 
 
 // -- prefill ----------------------------------------------------------------------------
 
-Outcome Holder::admit(uint32_t slot, uint32_t generation) {
+Outcome Holder::admit(uint32_t slot, uint32_t generation, const CopyPage& copy) {
   ledger_->check_slot(slot);
   Section section(*ledger_);
   if (!section) return Outcome::BUSY;
@@ -69,6 +69,7 @@ Outcome Holder::admit(uint32_t slot, uint32_t generation) {
   put(m_.slots[slot].goal, num_tokens);
   section->list_hits(slot, hits);
   section->list_free(slot, need);
+  if (copy && may_reuse(slot)) copy_partial_hit(*section, slot, copy);
   count_admission(*section, slot);
   return Outcome::DONE;
 }

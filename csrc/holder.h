@@ -7,6 +7,7 @@
 // launched step, which may still write it, and is free when that step was read.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -37,6 +38,10 @@ struct Scores {
   std::span<const float> top_logprobs;
 };
 
+// Copies the KV of a page's first tokens, and returns when they are there; false, and nothing is
+// copied, where that would take longer than to compute them. Called with the lock held.
+using CopyPage = std::function<bool(uint32_t source, uint32_t destination, uint32_t num_tokens)>;
+
 class Holder {
  public:
   Holder(std::shared_ptr<Ledger> ledger, uint32_t instance);
@@ -53,7 +58,8 @@ class Holder {
   // not marked, and not at its end.
   std::optional<uint32_t> ready(uint32_t slot, uint32_t generation) const;
 
-  Outcome admit(uint32_t slot, uint32_t generation);
+  // With a copy, tokens that lie in a page which another request is filling are not computed again.
+  Outcome admit(uint32_t slot, uint32_t generation, const CopyPage& copy = {});
   // Before the row that makes the scored tokens computed. False when the slot is not held.
   bool score(uint32_t slot, uint32_t generation, const Scores& scores);
   // Which rows counted; nothing when the lock's deadline passed and nothing was done.
@@ -76,6 +82,7 @@ class Holder {
   void check_scores(uint32_t slot, const Scores& scores) const;
   void commit(LedgerState& state, const Row& row);
   bool may_reuse(uint32_t slot) const;
+  void copy_partial_hit(const LedgerState& state, uint32_t slot, const CopyPage& copy);
   void count_admission(LedgerState& state, uint32_t slot);
   void check_growth(uint32_t slot, uint32_t num_tokens) const;
   Outcome find_page(LedgerState& state, uint32_t slot, bool speculative);

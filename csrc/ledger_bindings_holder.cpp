@@ -1,4 +1,5 @@
 // Holder in Python. The interpreter is let go around every operation that takes the lock.
+#include <pybind11/functional.h>
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -57,7 +58,8 @@ void bind_holder(py::module_& m) {
       .def("set_computing", &Holder::set_computing, py::arg("computing"))
       .def("marked", &Holder::marked)
       .def("ready", &Holder::ready, py::arg("slot"), py::arg("generation"))
-      .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"), Unlocked())
+      .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"),
+           py::arg("copy_page") = CopyPage(), Unlocked())
       .def("score", &score, py::arg("slot"), py::arg("generation"), py::arg("start"),
            py::arg("logprobs").noconvert(), py::arg("top_ids").noconvert(),
            py::arg("top_logprobs").noconvert())

@@ -23,6 +23,11 @@
 
 namespace pdrt {
 
+// A page that another slot is filling, whose first tokens are another prompt's too.
+struct PartialHit {
+  uint32_t page = 0, num_tokens = 0;
+};
+
 class LedgerState {
  public:
   explicit LedgerState(const LedgerMemory& memory);
@@ -51,6 +56,9 @@ class LedgerState {
 
   // The indexed pages that hold the slot's first tokens, at most `most`; in scratch memory.
   std::span<const uint32_t> find_hits(uint32_t slot, uint32_t most);
+  // The longest beginning of the slot's page `number` that another slot has computed, behind the
+  // same pages. It stays what it is while the lock is held.
+  PartialHit find_partial_hit(uint32_t slot, uint32_t number) const;
   // Are there `need` free and evictable pages beside the hits and the watermark? The hits are not
   // to be evicted for their own request; one page for each decoding request stays, else it would
   // take back by preemption what was just given.

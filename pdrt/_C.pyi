@@ -1,6 +1,6 @@
 """Types of the C++ extension. Errors of use are ValueErrors, those of the system OSErrors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -197,7 +197,14 @@ class Holder:
     def marked(self) -> list[int]: ...
     # num_computed_tokens of a slot of ours that is neither marked nor at its end; None of others
     def ready(self, slot: int, generation: int) -> int | None: ...
-    def admit(self, slot: int, generation: int) -> Outcome: ...
+    # copy_page(source, destination, num_tokens) is called with the ledger's lock held, where a page
+    # that another request is filling begins with the slot's next tokens; True: they were copied
+    def admit(
+        self,
+        slot: int,
+        generation: int,
+        copy_page: Callable[[int, int, int], bool] | None = None,
+    ) -> Outcome: ...
     # what the model thought of the tokens [start, start + n): before the row that computes them;
     # logprobs [n], the likeliest tokens [n, k]; False when the slot is not held
     def score(

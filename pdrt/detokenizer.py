@@ -47,7 +47,8 @@ class Detokenizer:
         self._num_given = 0
         self._gave_any = False
         self._start_after(list(prompt_token_ids))
-        self._prompt_is_cut = bool(self._utf8.getstate()[0])
+        # What the bytes of the prompt's unfinished character are if the rest never comes.
+        self._cut = self._utf8.getstate()[0].decode(errors="replace")
 
     def push(self, token_id: int) -> str:
         """Takes one token; returns the text that is certain now, often none."""
@@ -67,9 +68,9 @@ class Detokenizer:
         return self._from_bytes(b"", final=True) if self._in_run else self._rest()
 
     def _start_after(self, ids: list[int]) -> None:
-        """Keeps the last tokens, of which some have text, as given."""
+        """Keeps the last tokens, of which some have whole characters, as given."""
         count = CONTEXT
-        while count < len(ids) and not self._decoder.decode(ids[-count:]):
+        while count < len(ids) and not self._decoder.decode(ids[-count:]).strip(REPLACEMENT):
             count *= 2
         self._ids = ids[-count:]
         for token in self._ids:
@@ -105,9 +106,9 @@ class Detokenizer:
 
     def _from_bytes(self, data: bytes, final: bool = False) -> str:
         text = self._utf8.decode(data, final)
-        if text and self._prompt_is_cut:
-            self._prompt_is_cut = False
-            text = text.removeprefix(REPLACEMENT)  # the prompt's, if its character came to nothing
+        if text:
+            text = text.removeprefix(self._cut)  # the prompt's, if its character came to nothing
+            self._cut = ""
         return text
 
     def _end_run(self) -> str:

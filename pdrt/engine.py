@@ -34,6 +34,7 @@ from pdrt.inputs import (
     as_conversations,
     as_pairs,
     bad_word_ids,
+    text_or_ids,
 )
 from pdrt.metrics import EngineStats
 from pdrt.request import Limits, Request, RequestOutput, derived_seed, validate
@@ -197,8 +198,9 @@ class Engine:
     def _request(
         self, prompt: Prompt, params: SamplingParams, request_id: str | None = None
     ) -> Request:
-        text = prompt if isinstance(prompt, str) else None
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        given = text_or_ids(prompt)
+        text = given if isinstance(given, str) else None
+        ids = self.tokenizer.encode(given) if isinstance(given, str) else given
         self._num_requests += 1
         seed = derived_seed(self.settings.seed, self._num_requests)
         name = request_id or f"req-{uuid.uuid4().hex}"

@@ -36,6 +36,7 @@ from pdrt.worker import process
 from pdrt.worker.channel import Channel
 
 TICK_SECONDS = 0.1
+GPU_LEAVE_SECONDS = 30.0  # for a keeper: contexts end one after the other, then the MPS daemon
 
 log = logging.getLogger("pdrt")
 
@@ -118,7 +119,7 @@ class FrontEnd:
         self._die(error)
         self._timer.cancel()
         self._keeper.channel.send(Stop())
-        self._keeper.leave()
+        self._keeper.leave(None if self.server.device == "cpu" else GPU_LEAVE_SECONDS)
 
     def _die(self, error: PdrtError) -> None:
         if self.dead:

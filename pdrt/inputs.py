@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import SamplingParams
 
-Prompt = str | Sequence[int]  # a text, or its token ids
+# A text, or its token ids; {"prompt": ...} or {"prompt_token_ids": ...} as in vLLM.
+Prompt = str | Sequence[int] | Mapping[str, object]
 Conversation = Sequence[dict[str, str]]  # messages with role and content
 Prompts = Prompt | Sequence[Prompt]
 Params = SamplingParams | dict[str, object] | None
@@ -31,6 +32,25 @@ def as_pairs(prompts: Prompts, params: ParamsForEach) -> list[tuple[Prompt, Samp
             "sampling_params",
         )
     return [(prompt, SamplingParams.of(one)) for prompt, one in zip(many, params, strict=True)]
+
+
+def text_or_ids(prompt: Prompt) -> str | Sequence[int]:
+    """A prompt out of whatever form it was given in.
+
+    Raises:
+        InvalidRequest: a mapping has none of the two keys, or others.
+    """
+    if not isinstance(prompt, Mapping):
+        return prompt
+    others = sorted(prompt.keys() - {"prompt", "prompt_token_ids"})
+    ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
+    if others or (ids is None and text is None):
+        raise InvalidRequest(
+            f"a prompt has the keys {sorted(prompt)}; give 'prompt', 'prompt_token_ids' or both, "
+            "and nothing else",
+            "prompt",
+        )
+    return cast("str | Sequence[int]", text if ids is None else ids)
 
 
 def bad_word_ids(words: Sequence[str], encode: Callable[[str, bool], list[int]]) -> list[list[int]]:
@@ -57,7 +77,7 @@ def as_conversations(
 
 def _as_prompts(prompts: Prompts) -> list[Prompt]:
     """One prompt, as text or token ids, or several."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, (str, Mapping)):
         return [prompts]
     if prompts and all(isinstance(item, int) for item in prompts):
         return [cast(Sequence[int], prompts)]

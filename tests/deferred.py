@@ -58,6 +58,10 @@ class DeferredExecutor:
     def warm_up(self) -> None:
         self._inner.warm_up()
 
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        """At once, before what was launched: no step in flight writes what is copied, or there."""
+        return self._inner.copy_page(source, destination, num_tokens)
+
     def forward(self, batch: Batch) -> Tensor:
         hidden = torch.empty(len(batch.wanted), self._hidden_size)
 

@@ -97,7 +97,7 @@ class InProcessServer:
     def start(self, index: int, role: Role, incarnation: int) -> None:
         holder = self.make_holder(incarnation << 8 | index)
         runner = self._make_runner(holder)
-        worker = Worker(holder, runner, self._phases(role, holder), self._budget, self._eos)
+        worker = Worker(holder, runner, self._phases(role, holder, runner), self._budget, self._eos)
         started = Incarnation(index, role, holder.instance, worker, runner)
         self.workers.append(started)
 
@@ -111,9 +111,9 @@ class InProcessServer:
         worker.inbox.append(message)
         return True
 
-    def _phases(self, role: Role, holder: Holder) -> list[Phase]:
+    def _phases(self, role: Role, holder: Holder, runner: Runner) -> list[Phase]:
         decode = DecodeScheduler(self.ledger, holder, self._max_num_seqs)
-        prefill = PrefillScheduler(self.ledger, holder, self._max_num_seqs)
+        prefill = PrefillScheduler(self.ledger, holder, self._max_num_seqs, runner.copy_page)
         if role == "prefill":
             return [PrefillPhase(prefill)]
         if role == "decode":

@@ -166,8 +166,10 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def assert_as_exact_as_torch(result: Tensor, torch_result: Tensor, exact: Tensor) -> None:
-    """The error against float64 is at most twice that of torch in the same dtype."""
+    """The error against float64 is at most twice that of torch in the same dtype, and a last bit
+    of float32 or two: torch may be lucky, and a GPU divides and exponentiates to 2 ulp."""
     assert result.dtype == torch_result.dtype
     error = (result.double() - exact).abs().max().item()
-    allowed = 2 * (torch_result.double() - exact).abs().max().item() + 1e-6
+    largest = exact.abs().nan_to_num(posinf=0.0).max().item()
+    allowed = 2 * (torch_result.double() - exact).abs().max().item() + 1e-6 + 2**-22 * largest
     assert error <= allowed, (error, allowed)

@@ -83,11 +83,15 @@ class Worker:
     def handle(self, slot: int) -> None:
         word, phase = self.ledger.word(slot), self.c.Phase
         if word.phase == phase.QUEUED and self.prefills:
-            self.holder.admit(slot, word.generation)
+            self.holder.admit(slot, word.generation, self.copy)
         elif word.phase == phase.SEALED and self.decodes:
             self.holder.take(slot, word.generation)
         elif word.holder == self.holder.instance:
             self.work(slot, word)
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> bool:
+        self.pool[destination, :num_tokens] = self.pool[source, :num_tokens]
+        return True
 
     def work(self, slot: int, word) -> None:
         info = self.ledger.info(slot)

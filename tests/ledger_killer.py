@@ -52,7 +52,7 @@ class Scene:
         raise AssertionError(f"slot {slot} never was {phase} with {numbers}")
 
     def admit(self, worker: Worker, slot: int) -> C.Outcome:
-        return worker.holder.admit(slot, self.ledger.word(slot).generation)
+        return worker.holder.admit(slot, self.ledger.word(slot).generation, worker.copy)
 
     def leave_cached_pages(self) -> None:
         """Four pages of PROMPT's prefix, then the pages of another prompt, used later."""
@@ -69,6 +69,14 @@ def admit_with_hits_and_evictions() -> tuple[Scene, Operation]:
     scene.leave_cached_pages()
     scene.until(scene.other, scene.submit([1] * 5, 3), "DECODING")
     slot = scene.submit(PROMPT[:5] + [8, 8, 8, 8, 8], 2)
+    return scene, lambda: expect(scene.admit(scene.me, slot), "DONE")
+
+
+def admit_with_a_copy() -> tuple[Scene, Operation]:
+    """Two pages of hits, and the one token of a page that another request has begun."""
+    scene = Scene()
+    scene.until(scene.other, scene.submit(PROMPT[:5], 6), "DECODING", num_computed_tokens=5)
+    slot = scene.submit(PROMPT[:5] + [8], 2)
     return scene, lambda: expect(scene.admit(scene.me, slot), "DONE")
 
 
@@ -219,6 +227,7 @@ SCENES: dict[str, Callable[[], tuple[Scene, Operation]]] = {
     f.__name__: f
     for f in (
         admit_with_hits_and_evictions,
+        admit_with_a_copy,
         boundary_with_pages_token_and_drain,
         boundary_on_pages_that_held_another_prefix,
         boundary_with_the_last_token,

@@ -82,7 +82,7 @@ class Reference:
         return True
 
     # -- workers ----------------------------------------------------------------------------------
-    def admit(self, me: int, slot: int, generation: int) -> str:
+    def admit(self, me: int, slot: int, generation: int, copies: bool = False) -> str:
         s = self.slots[slot]
         if s.phase != "QUEUED" or s.generation != generation or s.abort:
             return "STALE"
@@ -103,7 +103,21 @@ class Reference:
         s.computed = s.cached = len(hits) * self.page_size
         s.goal = len(s.tokens)
         s.pages = hits + [self.take_free() for _ in range(need)]
+        if copies:
+            s.computed += max(self.partial_hit(s, t) for t in self.slots)
+            s.cached = s.computed
         return "DONE"
+
+    def partial_hit(self, s: Slot, t: Slot) -> int:
+        """Of the tokens after s's full pages, those that t has computed in a page it is filling."""
+        number, start = s.computed // self.page_size, s.computed
+        if s is t or t.phase not in ACTIVE or t.pages[:number] != s.pages[:number]:
+            return 0
+        end = min(len(s.tokens) - 1, t.computed, start + self.page_size - 1)
+        count = 0
+        while start + count < end and s.tokens[start + count] == t.tokens[start + count]:
+            count += 1
+        return count
 
     def hits(self, s: Slot) -> list[Page]:
         hits: list[Page] = []

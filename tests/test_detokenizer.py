@@ -176,3 +176,25 @@ def test_special_tokens_within_a_character_do_not_break_it() -> None:
     first, *rest = tokenizer("byte-level").encode("\N{PARTY POPPER}")
     end = tokenizer("byte-level").encode(END, add_special_tokens=False)[-1]
     assert "".join(pieces("byte-level", [first, end, *rest])) == "\N{PARTY POPPER}"
+
+
+@pytest.mark.parametrize("num_ends", [0, 1, 6, 7, 8, 30])
+def test_a_character_that_the_prompt_begins_is_whole_after_any_special_tokens(
+    num_ends: int,
+) -> None:
+    *first, last = tokenizer("byte-level").encode("\N{PARTY POPPER}")
+    end = tokenizer("byte-level").encode(END, add_special_tokens=False)[-1]
+    prompt = [*tokenizer("byte-level").encode("ab"), *first, *[end] * num_ends]
+    assert "".join(pieces("byte-level", [last], prompt)) == "\N{PARTY POPPER}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", [b"\xed\xa0", b"\xed\xbf", b"\xed", b"\xf0\x9f\x8e"])
+def test_what_a_prompts_last_bytes_come_to_is_not_given(kind: str, end: bytes) -> None:
+    """The first two are halves of a surrogate: two replacement characters that come together."""
+    made = tokenizer(kind)
+    ids = {made.bytes_of(token): token for token in range(263)}
+    letter = made.encode("bb")[-1:]
+    prompt = [*made.encode("ab"), *(ids[bytes([byte])] for byte in end)]
+    assert "".join(pieces(kind, letter, prompt)) == "b"
+    assert "".join(pieces(kind, [], prompt)) == ""

@@ -24,7 +24,7 @@ DeviceMemory, CudaError = _C_cuda.DeviceMemory, _C_cuda.CudaError
 MIB = 1 << 20
 SIZE = 8 * MIB
 DEVICE = 0 if _C_cuda.unavailable() else _C_cuda.num_devices() - 1  # not always device 0
-HANDOFFS = 10_000
+HANDOFFS = {"memfd": 10_000, "vmm": 1_000}  # a mapping costs the card about a millisecond
 
 on_a_card = [pytest.mark.gpu, needs_a_device]
 kits_with_descriptors = pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_maker_goes_on_when_an_importer_is_killed(kit: str) -> None:
 
 
 @kits_with_descriptors
-def test_ten_thousand_handoffs_of_a_descriptor_leak_none(kit: str) -> None:
+def test_thousands_of_handoffs_of_a_descriptor_leak_none(kit: str) -> None:
     size = 2 * MIB  # the granularity of VMM
     with (
         choreography.Child("memory_child.py", kit, str(DEVICE)) as maker,
@@ -98,7 +98,7 @@ def test_ten_thousand_handoffs_of_a_descriptor_leak_none(kit: str) -> None:
         _, fd = fd_survival.made(maker, size, seed=1)
         importer.ask("attach", fd, num_bytes=size)
         before = len(list(Path(f"/proc/{importer.pid}/fd").iterdir()))
-        for _ in range(HANDOFFS):
+        for _ in range(HANDOFFS[kit]):
             importer.ask("attach", fd, num_bytes=size)
         assert len(list(Path(f"/proc/{importer.pid}/fd").iterdir())) == before
         os.close(fd)

@@ -52,6 +52,16 @@ def test_outputs_come_in_the_order_of_the_prompts(engine: pdrt.Engine) -> None:
     assert all(out.finished and out.outputs[0].finish_reason == "length" for out in together)
 
 
+def test_a_prompt_may_be_a_mapping_with_text_or_token_ids(engine: pdrt.Engine) -> None:
+    forms = [{"prompt": "one"}, {"prompt_token_ids": [1, 2, 3]}]
+    plain = [out.outputs[0].token_ids for out in engine.generate(["one", [1, 2, 3]], GREEDY)]
+    assert [out.outputs[0].token_ids for out in engine.generate(forms, GREEDY)] == plain
+    assert engine.generate(forms[1], GREEDY)[0].prompt_token_ids == [1, 2, 3]
+    for wrong in ({}, {"prompt": "one", "multi_modal_data": {}}, {"text": "one"}):
+        with pytest.raises(InvalidRequest, match="give 'prompt', 'prompt_token_ids' or both"):
+            engine.generate(wrong, GREEDY)
+
+
 def test_each_prompt_may_have_its_own_params(engine: pdrt.Engine) -> None:
     params = [pdrt.SamplingParams(max_tokens=n, ignore_eos=True) for n in (1, 4)]
     outputs = engine.generate(["a", "b"], params)

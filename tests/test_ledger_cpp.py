@@ -17,6 +17,7 @@ SOURCES = (
     "ledger_audit.cpp",
     "ledger_derived.cpp",
     "ledger_memory.cpp",
+    "ledger_partial_hit.cpp",
     "ledger_state.cpp",
     "prefix_index.cpp",
     "robust_lock.cpp",

@@ -98,6 +98,89 @@ def test_equal_pages_are_indexed_once(make_ledger) -> None:
     assert (counts.cached, counts.free) == (1, 7)
 
 
+class Bench:
+    """Requests of one instance, with pages of 4 tokens; what is copied is written down."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.holder = ledger, ledger.holder(ME)
+        self.copies: list[tuple[int, int, int]] = []
+
+    def admit(self, prompt: list[int], *, copied: bool = True, reuse: bool = True) -> int:
+        """The slot of a new request, admitted."""
+        number = self.ledger.counters().admitted
+        tokens = np.array(prompt, np.int32)
+        slot, generation = self.ledger.claim(number, number, tokens, 4, b"", reuse=reuse)
+
+        def copy(source: int, destination: int, num_tokens: int) -> bool:
+            self.copies.append((source, destination, num_tokens))
+            return copied
+
+        assert self.holder.admit(slot, generation, copy) == Outcome.DONE
+        return slot
+
+    def compute(self, slot: int, num_tokens: int, token: int = -1) -> None:
+        generation = self.ledger.word(slot).generation
+        row = (slot, generation, num_tokens, token, -0.5, FinishReason.NONE)
+        assert self.holder.boundary(self.holder.launch(), [row]) == [True]
+
+    def num_computed(self, slot: int) -> int:
+        info = self.ledger.info(slot)
+        assert info.num_cached_tokens == info.num_computed_tokens
+        return info.num_computed_tokens
+
+
+def test_a_page_that_another_request_is_filling_is_copied_as_far_as_it_is_the_same(
+    make_ledger,
+) -> None:
+    bench = Bench(make_ledger(num_pages=16))
+    first = bench.admit([1, 2, 3, 4, 5, 6, 7])
+    bench.compute(first, 7, token=8)
+    twin = bench.admit([1, 2, 3, 4, 5, 6, 7])
+    assert bench.num_computed(twin) == 6  # the last token is always computed
+    longer = bench.admit([1, 2, 3, 4, 5, 9, 9, 9, 9])
+    assert bench.num_computed(longer) == 5
+    own, copied, another = bench.ledger.page_table([first, twin, longer])[:, 1].tolist()
+    assert bench.copies == [(own, copied, 2), (own, another, 1)]
+    assert bench.ledger.counters().prefix_hit_tokens == 6 + 5
+    assert_clean(bench.ledger)
+
+
+def test_nothing_is_copied_that_was_not_computed_or_stands_behind_another_prefix(
+    make_ledger,
+) -> None:
+    bench = Bench(make_ledger(num_pages=20, num_slots=6))
+    first = bench.admit([1, 2, 3, 4, 5, 6, 7])
+    assert bench.num_computed(bench.admit([1, 2, 3, 4, 5, 6, 7])) == 0  # nothing is there yet
+    bench.compute(first, 5)
+    assert bench.num_computed(bench.admit([1, 2, 3, 4, 5, 6, 7])) == 5
+    assert bench.num_computed(bench.admit([9, 2, 3, 4, 5, 6, 7])) == 0
+    assert bench.num_computed(bench.admit([1, 2, 3, 4, 5])) == 4
+    assert len(bench.copies) == 1
+
+
+def test_what_a_backend_does_not_copy_is_computed(make_ledger) -> None:
+    bench = Bench(make_ledger(num_pages=16))
+    bench.compute(bench.admit([1, 2, 3]), 3, token=8)
+    assert bench.num_computed(bench.admit([1, 2, 3], copied=False)) == 0
+    assert bench.num_computed(bench.admit([1, 2, 3], reuse=False)) == 0
+    assert len(bench.copies) == 1
+
+
+def test_a_copy_that_fails_leaves_an_admitted_request_and_a_free_lock(make_ledger) -> None:
+    bench = Bench(make_ledger())
+    bench.compute(bench.admit([1, 2, 3]), 3, token=8)
+    slot, generation = bench.ledger.claim(7, 7, np.array([1, 2, 3], np.int32), 4, b"")
+
+    def fail(*_: int) -> bool:
+        raise RuntimeError("the device has failed")
+
+    with pytest.raises(RuntimeError, match="the device has failed"):
+        bench.holder.admit(slot, generation, fail)
+    assert bench.ledger.word(slot).holder == ME
+    assert bench.num_computed(slot) == 0
+    assert_clean(bench.ledger)
+
+
 def test_the_least_recently_used_prefix_is_dropped_first_and_from_its_tail(make_ledger) -> None:
     ledger = make_ledger(num_pages=6)
     old, new = [1] * 8, [2] * 8

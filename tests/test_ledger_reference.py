@@ -116,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for slot in slots:
             s = self.plain.slots[slot]
             if s.phase == "QUEUED":
-                self.admit(worker, slot, 0)
+                self.admit(worker, slot, 0, copies=slot % 2 == 0)
             elif s.phase == "SEALED":
                 self.take(worker, slot, 0)
             elif s.held_by(self.holders[worker].instance):
@@ -133,9 +133,16 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.grow(worker, slot)
 
-    @rule(worker=WORKERS, slot=SLOTS, age=AGE)
-    def admit(self, worker: int, slot: int, age: int) -> None:
-        self.both(worker, "admit", slot, self.plain.slots[slot].generation - age)
+    @rule(worker=WORKERS, slot=SLOTS, age=AGE, copies=st.booleans())
+    def admit(self, worker: int, slot: int, age: int, copies: bool) -> None:
+        generation = self.plain.slots[slot].generation - age
+        holder = self.holders[worker]
+        got = holder.admit(slot, generation, self.copy if copies else None).name
+        assert got == self.plain.admit(holder.instance, slot, generation, copies)
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> bool:
+        self.pool[destination, :num_tokens] = self.pool[source, :num_tokens]
+        return True
 
     @rule(worker=WORKERS, slot=SLOTS, age=AGE)
     def take(self, worker: int, slot: int, age: int) -> None:

@@ -161,16 +161,19 @@ def test_min_tokens_holds_the_end_off_and_no_longer(weights: Weights) -> None:
         assert client.last is not None and client.last.finish_reason == "stop"
 
 
-def test_sequences_wait_for_the_first_and_read_its_pages(weights: Weights) -> None:
+def test_sequences_wait_for_the_first_and_compute_no_more_than_the_last_token(
+    weights: Weights,
+) -> None:
     prompt = list(range(40))
     params = SamplingParams(n=4, temperature=4.0, seed=9, ignore_eos=True)
     asked = sequences(request("many", prompt, params, NUM_TOKENS))
     server = make_server(weights, ROOMY)
     clients = run(server, asked)
-    assert [c.num_cached_tokens for c in clients] == [0, 32, 32, 32]
+    assert [c.num_cached_tokens for c in clients] == [0, 39, 39, 39]
     assert len({tuple(c.tokens) for c in clients}) == 4
-    (alone,) = run(make_server(weights, ROOMY), asked[:1])
-    assert alone.tokens == clients[0].tokens
+    for client, each in zip(clients, asked, strict=True):
+        (alone,) = run(make_server(weights, ROOMY), [replace(each, leader=None)])
+        assert (alone.num_cached_tokens, alone.tokens) == (0, client.tokens)
 
 
 def test_a_scored_prompt_reads_nothing_of_the_prefix_cache(

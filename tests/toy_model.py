@@ -132,6 +132,12 @@ class ToyRunner:
         self._queue: deque[ToyStep] = deque()  # launched, and not computed
         self._sampled: dict[Key, int] = {}  # by the last step that was computed
 
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        """What others have computed may be copied at once: none of their steps writes it."""
+        for offset in range(num_tokens):
+            self._kv[destination, offset] = self._kv[source, offset]
+        return True
+
     def launch(self, plan: Plan) -> ToyStep:
         self._limits.check(plan, [self._ledger.word(row.slot).phase for row in plan.rows])
         step = ToyStep(self, [self._launch(row) for row in plan.rows])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from pdrt.bench.burst import WARM_UP_TOKENS, Run, answer
+from pdrt.bench.burst import Run, answer
 from pdrt.engine import Engine
 from pdrt.sampling_params import SamplingParams
 
 NUM_HANDOFFS = 20
-STEP_TOKENS = 64  # decoded by each stream where the decode step is measured
+STEP_TOKENS = 64  # decoded by each stream, from when all of them decode, for the decode step
 
 Json = dict[str, Any]
 
@@ -45,23 +47,29 @@ def microseconds(seconds: Sequence[float]) -> Json:
 def decode_step(engine: Engine, batch: int, copy_gb_s: float) -> Json:
     """The time of a decode step of `batch` streams, from the pace of their tokens.
 
-    Bytes: all weights once, and the KV of each stream's mean context.
+    Bytes: all weights once, and the KV of each stream's mean context. Where prompts take so long
+    that the first stream is at its end before the last one begins, the row has an error.
     """
     context = engine.limits.max_model_len // 2
     rng = np.random.default_rng(batch)
     prompts = rng.integers(3, engine.limits.vocab_size, (batch, context)).tolist()
-    paces = asyncio.run(token_paces(engine, prompts))
-    summary = engine.startup_summary()
-    sizes = {key: float(str(summary[key])) for key in ("weight_bytes", "kv_bytes", "kv_tokens")}
-    kv_token = sizes["kv_bytes"] / sizes["kv_tokens"]
-    moved = sizes["weight_bytes"] + batch * (context + STEP_TOKENS / 2) * kv_token
-    times = microseconds(paces)
-    gb_s = moved / times["p50"] / 1e3
-    return {
+    row: Json = {
         "op": "decode_step",
         "batch": batch,
         "context": context,
         "measure": f"decode_step_b{batch}",
+    }
+    paces, num_tokens = paces_together(asyncio.run(runs_of(engine, prompts)))
+    if not paces:
+        return {**row, "error": "the streams never decoded all at once"}
+    summary = engine.startup_summary()
+    sizes = {key: float(str(summary[key])) for key in ("weight_bytes", "kv_bytes", "kv_tokens")}
+    kv_token = sizes["kv_bytes"] / sizes["kv_tokens"]
+    moved = sizes["weight_bytes"] + batch * (context + num_tokens) * kv_token
+    times = microseconds(paces)
+    gb_s = moved / times["p50"] / 1e3
+    return {
+        **row,
         "us": times,
         "bytes": round(moved),
         "gb_s": round(gb_s, 1),
@@ -69,20 +77,42 @@ def decode_step(engine: Engine, batch: int, copy_gb_s: float) -> Json:
     }
 
 
-async def token_paces(engine: Engine, prompts: Sequence[list[int]]) -> list[float]:
-    """Seconds a token of each stream, while all of them decode."""
-    params = SamplingParams(
-        temperature=0.0, max_tokens=STEP_TOKENS + WARM_UP_TOKENS, ignore_eos=True
-    )
+async def runs_of(engine: Engine, prompts: Sequence[list[int]]) -> list[Run]:
+    """Each stream up to STEP_TOKENS tokens after the last prompt's first one.
+
+    Prompts may take longer than many decode steps, so no number of tokens would do for the first.
+    """
+    params = SamplingParams(temperature=0.0, max_tokens=None, ignore_eos=True)
+    waiting = len(prompts)  # that have no token yet
 
     async def run(prompt: list[int]) -> Run:
-        outputs = engine.async_generate(prompt, params)
-        return [(time.monotonic(), len(each.outputs[0].token_ids)) async for each in outputs]
+        nonlocal waiting
+        seen: Run = []
+        last = 0  # tokens at which this stream has decoded enough; 0 while others wait
+        async with aclosing(engine.async_generate(prompt, params)) as outputs:
+            async for each in outputs:
+                count = len(each.outputs[0].token_ids)
+                waiting -= not seen
+                seen.append((time.monotonic(), count))
+                if not waiting:
+                    last = last or count + STEP_TOKENS
+                    if count >= last:
+                        break
+        return seen
 
-    runs = await asyncio.gather(*(run(prompt) for prompt in prompts))
+    return list(await asyncio.gather(*(run(prompt) for prompt in prompts)))
+
+
+def paces_together(runs: Sequence[Run]) -> tuple[list[float], float]:
+    """Seconds a token of each stream while all of them decode, and their mean number of tokens.
+
+    No paces where they never do.
+    """
     start = max(run[0][0] for run in runs)  # the last prompt's first token
     end = min(run[-1][0] for run in runs)
-    return [pace for run in runs if (pace := _pace(run, start, end)) is not None]
+    paces = [pace for run in runs if (pace := _pace(run, start, end)) is not None]
+    counts = [count for run in runs for at, count in run if start <= at <= end]
+    return paces, fmean(counts) if counts else 0.0
 
 
 def _pace(run: Run, start: float, end: float) -> float | None:

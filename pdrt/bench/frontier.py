@@ -199,9 +199,10 @@ def run_setups(args: argparse.Namespace, limits: Json, found: Findings) -> None:
     for setup in chosen(args, found):
         try:
             run_setup(setup, args, limits, found)
-        except PdrtError as error:
-            found.skipped[setup.name] = str(error)
-            print(f"{setup.name}: {error}", file=sys.stderr, flush=True)
+        except Exception as error:  # one setup's failure costs its own figures and no other's
+            words = str(error) if isinstance(error, PdrtError) else repr(error)
+            found.skipped[setup.name] = words
+            print(f"{setup.name}: {words}", file=sys.stderr, flush=True)
         if not found.capacity:
             return
 

@@ -55,6 +55,11 @@ def make_ledger(sizes: Sizes) -> Ledger:
     )
 
 
+def copies_nothing(source: int, destination: int, num_tokens: int) -> bool:
+    """A step is measured with all that its prompts take."""
+    return False
+
+
 class InProcessWorker:
     """A worker that is driven turn by turn.
 
@@ -69,7 +74,7 @@ class InProcessWorker:
         self.ledger = ledger
         self._generations: dict[int, int] = {}
         decode = DecodeScheduler(ledger, holder, sizes.num_seqs)
-        prefill = PrefillScheduler(ledger, holder, sizes.num_seqs)
+        prefill = PrefillScheduler(ledger, holder, sizes.num_seqs, copies_nothing)
         phases: list[Phase] = [
             DecodePhase(watch("decode", decode)),
             PrefillPhase(watch("prefill", prefill), on_sealed=decode.tell),

@@ -16,3 +16,8 @@ def kv_pool(memory: SharedMemory, shape: KVShape, num_pages: int) -> Tensor:
     assert memory.num_bytes >= num_bytes, (memory.num_bytes, num_bytes)
     dtype: torch.dtype = getattr(torch, shape.dtype)  # pdrt uses torch's words
     return buffer[:num_bytes].view(dtype).view(num_pages + 1, *shape.page)
+
+
+def copy_tokens(pool: Tensor, source: int, destination: int, num_tokens: int) -> None:
+    """Copies the KV of a page's first tokens to another page, and touches no other token's."""
+    pool[destination, :, :, :, :num_tokens] = pool[source, :, :, :, :num_tokens]

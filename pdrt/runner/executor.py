@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pdrt.kv.pool import copy_tokens
 from pdrt.messages import Role
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
@@ -72,6 +73,12 @@ class Executor(Protocol):
             [num_wanted, hidden_size], normed, on the device.
         """
 
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        """Copies the KV of a page's first tokens, of all layers, and returns when it is there.
+
+        Pages are the pool's. False, and nothing is copied, where computing them takes less.
+        """
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, hidden_size] -> [n, vocab_size] float32, on the device."""
 
@@ -96,6 +103,7 @@ class CpuExecutor:
         self, decoder: Decoder, pool: Tensor, shape: ServerShape, on_layer: Callable[[], None]
     ) -> None:
         self._decoder = decoder
+        self._pool = pool
         self._kv_layers = pool.unbind(1)
         self._shape = shape
         self._on_layer = on_layer
@@ -117,6 +125,10 @@ class CpuExecutor:
         if self.tapes is not None and self.tapes.fits(batch):
             return self.tapes.run(batch)
         return self._decoder.forward(batch, self._kv_layers, self._on_layer)
+
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        copy_tokens(self._pool, source, destination, num_tokens)
+        return True
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)

@@ -26,6 +26,7 @@ from pdrt.runner.executor import fed
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs
 from pdrt.runner.logits import Context
+from pdrt.runner.page_copier import PageCopier
 from pdrt.runner.rehearsal import rehearse
 from pdrt.runner.shape import ServerShape
 from pdrt.runner.triton_kernels import TritonKernels
@@ -54,6 +55,7 @@ class GpuExecutor:
         self._decoder = decoder
         self._kernels = kernels
         self._device = pool.device
+        self._copier = PageCopier(pool)
         self._kv_layers = pool.unbind(1)
         self._on_step = on_step
         self._graphs: DecodeGraphs | None = None
@@ -64,6 +66,7 @@ class GpuExecutor:
 
     def warm_up(self, role: Role) -> None:
         """Compiles all kernels of a role's steps, and captures the graphs of decode steps."""
+        self._copier.warm_up()
         if role != "prefill" and self._device.type == "cuda":
             before = torch.cuda.mem_get_info(self._device)[0]
             self._graphs = DecodeGraphs(
@@ -85,6 +88,9 @@ class GpuExecutor:
             hidden = self._decoder.forward(placed, self._kv_layers, _nothing)
         self._on_step()
         return hidden
+
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        return self._copier.copy(source, destination, num_tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._decoder.logits(hidden)

@@ -113,6 +113,10 @@ class Runner:
         """What is to be done once before the first step: on a GPU, kernels and graphs."""
         self._executor.warm_up(role)
 
+    def copy_page(self, source: int, destination: int, num_tokens: int) -> bool:
+        """Copies the KV of a page's first tokens; False where computing them takes less."""
+        return self._executor.copy_page(source, destination, num_tokens)
+
     @property
     def depth(self) -> int:
         """How many steps may be in flight: launched, and not read."""

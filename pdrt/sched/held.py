@@ -65,8 +65,8 @@ class HeldSlots:
         params = msgspec.msgpack.decode(self._ledger.params(slot), type=SlotParams)
         longest = info.num_prompt_tokens + info.max_tokens - 1
         held = Held(slot, generation, info.rank, info.goal, longest, params)
-        by_rank = sorted([*self._slots.values(), held], key=lambda each: each.rank)
-        self._slots = {each.slot: each for each in by_rank}
+        slots = {**self._slots, slot: held}
+        self._slots = dict(sorted(slots.items(), key=lambda item: item[1].rank))
         return held
 
     def forget(self, slot: int) -> None:

@@ -10,18 +10,29 @@ can always go on; the ledger keeps the order of arrival between workers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pdrt._C import FinishReason, Holder, Ledger, Outcome, Phase
 from pdrt.sched.held import Held, HeldSlots
 from pdrt.sched.plan import NOTHING_UNREAD, Plan, Row, Unread
 
+# (source page, destination page, number of first tokens) -> whether their KV was copied
+CopyPage = Callable[[int, int, int], bool]
+
 
 class PrefillScheduler:
-    """Admission, chunks and sealing for one worker."""
+    """Admission, chunks and sealing for one worker.
 
-    def __init__(self, ledger: Ledger, holder: Holder, max_num_seqs: int) -> None:
+    `copy_page` copies what a prompt shares with a page that another request is filling.
+    """
+
+    def __init__(
+        self, ledger: Ledger, holder: Holder, max_num_seqs: int, copy_page: CopyPage
+    ) -> None:
         self._ledger = ledger
         self._holder = holder
         self._max_num_seqs = max_num_seqs
+        self._copy_page = copy_page
         self._waiting: dict[int, int] = {}  # slot -> generation
         self.held = HeldSlots(ledger, holder, Phase.PREFILLING)
 
@@ -68,7 +79,7 @@ class PrefillScheduler:
 
     def _admit(self, slot: int) -> Held | None:
         """None: not now, and none of the younger ones either."""
-        outcome = self._holder.admit(slot, self._waiting[slot])
+        outcome = self._holder.admit(slot, self._waiting[slot], self._copy_page)
         if outcome in (Outcome.BUSY, Outcome.NO_PAGES, Outcome.NOT_OLDEST):
             return None
         generation = self._waiting.pop(slot)

@@ -18,7 +18,7 @@ from pdrt.model.layout import WeightFormat
 from pdrt.runner.runner import Runner
 from pdrt.runner.shape import ServerShape
 from pdrt.sched.decode import DecodeScheduler
-from pdrt.sched.prefill import PrefillScheduler
+from pdrt.sched.prefill import CopyPage, PrefillScheduler
 from pdrt.worker import process
 from pdrt.worker.channel import Channel
 from pdrt.worker.cores import Cores
@@ -37,11 +37,11 @@ STARVED_SECONDS = (0.001, 0.016)  # work that cannot run now, as pages or the lo
 log = logging.getLogger("pdrt")
 
 
-def make_phases(work: Work, ledger: Ledger, holder: Holder) -> list[Phase]:
+def make_phases(work: Work, ledger: Ledger, holder: Holder, copy_page: CopyPage) -> list[Phase]:
     """The role's phases, in the order of a step's rows."""
     limit = work.server.max_num_seqs
     decode = DecodeScheduler(ledger, holder, limit)
-    prefill = PrefillScheduler(ledger, holder, limit)
+    prefill = PrefillScheduler(ledger, holder, limit, copy_page)
     if work.worker.role == "prefill":
         return [PrefillPhase(prefill)]
     if work.worker.role == "decode":
@@ -80,7 +80,7 @@ def make_worker(work: Work, fds: list[int]) -> Made:
     for fd in (ledger_fd, *slab_fds):
         os.close(fd)
     runner.warm_up(work.worker.role)
-    phases = make_phases(work, ledger, holder)
+    phases = make_phases(work, ledger, holder, runner.copy_page)
     witnessed = WitnessedRunner(runner)
     budget, ends = server.max_num_batched_tokens, runner.eos_token_ids
     worker = Worker(holder, witnessed, phases, budget, ends)

@@ -57,12 +57,12 @@ class Child:
             return f"exited with code {code}"
         return f"was killed by {signal.Signals(-code).name}"
 
-    def leave(self) -> str:
-        """Closes the channel, which asks the child to end; kills it if it does not."""
+    def leave(self, seconds: float | None = None) -> str:
+        """Closes the channel, which asks the child to end; kills it if it does not in that time."""
         if self.pidfd < 0:
             return ""
         self.channel.close()
-        select.select([self.pidfd], [], [], LEAVE_SECONDS)
+        select.select([self.pidfd], [], [], LEAVE_SECONDS if seconds is None else seconds)
         return self.close()
 
     def close(self) -> str:
