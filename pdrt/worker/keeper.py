@@ -106,7 +106,8 @@ class Keeper:
         """Waits for what happens next, at most TURN_SECONDS; False when it is time to leave."""
         workers = list(self._workers.values())
         waiting: list[int | Channel] = [parent, self._front]
-        waiting += [w.child.pidfd for w in workers] + [w.child.channel for w in workers]
+        waiting += [w.child.pidfd for w in workers]
+        waiting += [w.child.channel for w in workers if not w.child.channel.closed]
         owner = self._slabs.owner
         waiting += [owner.pidfd] if owner else []
         writing = [self._front] if self._front.wants_write else []
