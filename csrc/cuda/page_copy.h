@@ -1,6 +1,7 @@
 // Copies of pages between two slabs of memory that a device can address: its own, a peer's, or
 // pinned memory of the host. One launch copies a list of (source page, destination page) over all
-// layers; it serves forks, hand-off to a peer, offload to the host and defragmentation.
+// layers; it serves forks (pdrt/runner/page_copier.py), hand-off to a peer, offload to the host and
+// defragmentation.
 #pragma once
 
 #include <cstdint>
