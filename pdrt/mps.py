@@ -17,8 +17,10 @@ import ctypes
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,11 +31,16 @@ BINARY = "nvidia-cuda-mps-control"
 PR_SET_PDEATHSIG = 1
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+CLIENT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 
+# A client: a process that makes a context.
+CLIENT = "import sys; from pdrt import _C_cuda; _C_cuda.device_report(int(sys.argv[1]))"
+
+
 class MpsError(PdrtError):
-    """The daemon did not start; the message says what it said."""
+    """The daemon did not start, or serves nobody; the message says what it said."""
 
 
 def find_binary() -> str | None:
@@ -79,6 +86,26 @@ class PrivateMps:
             raise ValueError(f"active_threads is {active_threads}; give a percentage, 1 to 100")
         return {**self._places(), "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(active_threads)}
 
+    def try_client(self, device: int) -> None:
+        """Has a process use the device: only then does the daemon start the server of MPS.
+
+        Raises:
+            MpsError: it cannot, or not in CLIENT_SECONDS; says why.
+        """
+        try:
+            done = subprocess.run(
+                _with(self.environment(), [sys.executable, "-c", CLIENT, str(device)]),
+                capture_output=True,
+                text=True,
+                timeout=CLIENT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise MpsError(f"a client of MPS waited {CLIENT_SECONDS:g} s for the device") from None
+        if done.returncode:
+            said = (done.stderr.strip() or f"it ended with code {done.returncode}").splitlines()
+            raise MpsError(f"a client of MPS cannot use the device: {said[-1]}")
+
     def stop(self) -> None:
         """Ends the daemon and removes its folder. Clients should have ended before."""
         if self._daemon.poll() is None:
@@ -122,8 +149,7 @@ class PrivateMps:
         return done.returncode == 0
 
     def _command(self, *arguments: str) -> list[str]:
-        variables = [f"{name}={value}" for name, value in self._places().items()]
-        return ["/usr/bin/env", *variables, self._binary, *arguments]
+        return _with(self._places(), [self._binary, *arguments])
 
     def _places(self) -> dict[str, str]:
         folder = str(self._folder)
@@ -139,6 +165,11 @@ class PrivateMps:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _with(variables: Mapping[str, str], command: Sequence[str]) -> list[str]:
+    """The command with these variables beside those of this process."""
+    return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items()), *command]
 
 
 def _die_with_parent() -> None:

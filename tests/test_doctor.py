@@ -235,11 +235,32 @@ def test_a_daemon_that_does_not_listen_is_ended_by_its_id(
 
 
 def test_the_doctor_tries_a_private_daemon_only_where_a_device_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Path
 ) -> None:
     stand_in(tmp_path, monkeypatch, DAEMON)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    monkeypatch.setenv("TRACE", os.devnull)
     assert gpu.private_mps(has_device=True).status == OK
     assert gpu.private_mps(has_device=False).found.endswith("not tried: no device can be used")
+
+
+def test_a_daemon_that_serves_no_client_is_of_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Path
+) -> None:
+    """As where the server of MPS, which the first client needs, cannot start."""
+    stand_in(tmp_path, monkeypatch, DAEMON)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    monkeypatch.setenv("TRACE", os.devnull)
+    monkeypatch.setattr(mps.tempfile, "tempdir", str(tmp_path))
+    with mps.PrivateMps() as daemon:
+        daemon.try_client(0)
+        with pytest.raises(mps.MpsError, match="cannot use the device: .*999"):
+            daemon.try_client(999)
+    monkeypatch.setattr(mps, "CLIENT", "import time; time.sleep(60)")
+    monkeypatch.setattr(mps, "CLIENT_SECONDS", 0.1)
+    found = gpu.private_mps(has_device=True)
+    assert (found.status, found.found) == (MISSING, "a client of MPS waited 0.1 s for the device")
+    assert list(tmp_path.glob("pdrt-mps-*")) == []
 
 
 def test_shares_of_the_device_are_percentages(

@@ -13,7 +13,7 @@ from pdrt import devices
 from pdrt.config import settings_of
 from pdrt.errors import ConfigError, EngineDead
 from pdrt.messages import ServerSpec
-from pdrt.mps import find_binary
+from pdrt.mps import MpsError, find_binary
 from pdrt.startup import make_plan
 from pdrt.worker import process, sharing
 from pdrt.worker.slabs import Slabs, device_number
@@ -59,6 +59,26 @@ def test_without_mps_auto_says_what_that_costs_and_on_refuses(
     assert "take turns on the GPU" in caplog.text and "nvidia-cuda-mps-control" in caplog.text
     with pytest.raises(ConfigError, match="--mps is on, but"):
         sharing.start_mps(structs.replace(server, mps="on"))
+
+
+def test_a_daemon_that_serves_no_client_is_done_without(
+    server: ServerSpec, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    class Useless:
+        def try_client(self, device: int) -> None:
+            raise MpsError(f"no client can use device {device}")
+
+        def stop(self) -> None:
+            stopped.append(self)
+
+    monkeypatch.setattr(sharing, "PrivateMps", Useless)
+    assert sharing.start_mps(structs.replace(server, device="cuda:1")) is None
+    assert "without MPS (no client can use device 1) prefill and decode take" in caplog.text
+    with pytest.raises(ConfigError, match="--mps is on, but no client can use device 0"):
+        sharing.start_mps(structs.replace(server, mps="on"))
+    assert len(stopped) == 2
 
 
 def test_mps_is_for_workers_that_share_a_gpu(

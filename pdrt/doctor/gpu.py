@@ -142,7 +142,8 @@ def private_mps(has_device: bool) -> Finding:
     if not has_device:
         return note("mps", f"{binary}, not tried: no device can be used")
     try:
-        with mps.PrivateMps():
-            return ok("mps", f"{binary}; a private daemon starts, answers and ends")
+        with mps.PrivateMps() as daemon:
+            daemon.try_client(0)
+        return ok("mps", f"{binary}; a private daemon starts, serves a client and ends")
     except mps.MpsError as error:
         return missing("mps", str(error), "--mps off; processes take turns on a device")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pdrt.errors import ConfigError, EngineDead
 from pdrt.messages import Faulted, Role, ServerSpec, WorkerSpec
 from pdrt.mps import MpsError, PrivateMps
+from pdrt.worker.slabs import device_number
 
 log = logging.getLogger("pdrt")
 
@@ -18,12 +19,12 @@ def start_mps(server: ServerSpec) -> PrivateMps | None:
     """A daemon for this server alone, where there are workers that share a GPU.
 
     Raises:
-        ConfigError: --mps on, and it does not start; says why.
+        ConfigError: --mps on, and it does not start or serve; says why.
     """
     if server.device == "cpu" or server.mps == "off" or len(server.workers) == 1:
         return None
     try:
-        return PrivateMps()
+        return _tried(PrivateMps(), device_number(server.device))
     except MpsError as error:
         if server.mps == "on":
             raise ConfigError(f"--mps is on, but {error}") from None
@@ -33,6 +34,15 @@ def start_mps(server: ServerSpec) -> PrivateMps | None:
             error,
         )
         return None
+
+
+def _tried(mps: PrivateMps, device: int) -> PrivateMps:
+    try:
+        mps.try_client(device)
+    except BaseException:
+        mps.stop()
+        raise
+    return mps
 
 
 def environment(mps: PrivateMps | None, role: Role | None, server: ServerSpec) -> Mapping[str, str]:
