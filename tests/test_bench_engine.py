@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import mmap
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from pdrt.bench import demo, frontend, handoff, latency, offline, profile, scheduler
+from pdrt.bench import demo, frontend, handoff, latency, offline, profile, scheduler, start
 from pdrt.bench.engine_flags import engine_settings
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.load.records import Record
+from pdrt.bench.processes import own_bytes
 from pdrt.bench.spans import Spans
 from pdrt.engine import Engine
 from pdrt.errors import ConfigError
@@ -155,6 +157,34 @@ def test_what_a_token_costs_outside_of_the_workers_is_told_of_each_process(
         (together,) = found["front_end_and_keeper_us"]
         assert together == pytest.approx(costs["front end"] + costs["keeper"])
         assert found["share_of_a_core_at_300"] == pytest.approx(together * 300 / 1e6)
+
+
+def test_a_start_tells_its_seconds_and_what_each_process_holds(
+    tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", str(tiny_llama), "--flags=--log-level error --max-model-len 512"]
+    began = time.monotonic()
+    assert start.main([*flags, "--starts", "1"]) == 0
+    took = time.monotonic() - began
+    *table, line = capsys.readouterr().out.splitlines()
+    assert "seconds to the first answer" in table[1]
+    found = json.loads(line)
+    assert 0 < found["seconds"][0] < took
+    (sizes,) = found["own_bytes"]
+    assert list(sizes) == ["front end", "keeper", "prefill-0", "decode-0"]
+    assert found["own_megabytes"] == [sum(sizes.values()) / 1e6]
+    assert sizes["keeper"] < sizes["decode-0"]  # which has torch
+
+
+def test_own_bytes_are_those_that_a_process_writes_and_not_what_it_shares() -> None:
+    me, size = Path("/proc/self"), 64 << 20
+    before = own_bytes(me)
+    with mmap.mmap(-1, size) as shared:
+        shared.write(bytes([1]) * size)
+        assert own_bytes(me) - before < size // 4
+    kept = bytearray(b"1") * size
+    assert own_bytes(me) - before > size // 2
+    del kept
 
 
 def test_a_bench_that_is_told_to_end_takes_its_server_with_it(tiny_llama: Path) -> None:

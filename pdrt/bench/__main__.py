@@ -15,6 +15,7 @@ COMMANDS = {
     "offline": "tokens a second of an engine when all prompts wait at the start",
     "latency": "one batch alone: prefill, step times, share of the weight-read limit",
     "handoff": "from prefill's last chunk to decode",
+    "start": "seconds until a server answers, and the memory of its processes",
     "frontend": "CPU time of a token outside of the workers",
     "scheduler": "what a step costs outside the model, at 1, 8 and 64 requests",
     "profile": "where the time of a step goes, by its parts",

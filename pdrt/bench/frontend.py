@@ -11,10 +11,8 @@ time in ticks of 10 ms: a load should give a thousand tokens and more.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -25,6 +23,7 @@ from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
+from pdrt.bench.processes import cpu_seconds, server_processes
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.serve import run_with_bar, warm_up
 from pdrt.bench.tables import Table
@@ -32,33 +31,10 @@ from pdrt.config import cache_dir
 from pdrt.errors import PdrtError
 from pdrt.model.source import resolve
 
-TITLE = "pdrt: "  # how the names of a server's processes begin
 WITHOUT_MODEL = ("front end", "keeper")
 RATE = 300  # tokens a second, for which shares of a core are told
 
 Costs = dict[str, float]  # of each process, in microseconds of CPU time a token
-
-
-def cpu_seconds() -> dict[str, float]:
-    """User and system time of all server processes below this one, by their names."""
-    tick = os.sysconf("SC_CLK_TCK")
-    seconds = {}
-    for pid in _below(os.getpid()):
-        process = Path(f"/proc/{pid}")
-        name = process.joinpath("cmdline").read_bytes().rstrip(b"\0").decode()
-        if name.startswith(TITLE):
-            # proc(5): the fields after the name, which may hold anything, in parentheses
-            fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
-            seconds[name.removeprefix(TITLE)] = (int(fields[11]) + int(fields[12])) / tick
-    return seconds
-
-
-def _below(pid: int) -> Iterator[int]:
-    """Children, and theirs."""
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            yield child
-            yield from _below(child)
 
 
 def costs(target: Target, sessions: Sequence[Session], what: str) -> Costs:
@@ -67,15 +43,19 @@ def costs(target: Target, sessions: Sequence[Session], what: str) -> Costs:
     Raises:
         PdrtError: a request failed, or had not as many tokens as were asked for.
     """
-    before = cpu_seconds()
+    before = _cpu_times()
     records = run_with_bar(target, Load(sessions), what).records
-    after = cpu_seconds()
+    after = _cpu_times()
     for record in records:
         if record.error or record.output_tokens != record.wanted_tokens:
             seen = f"{record.output_tokens} of {record.wanted_tokens} tokens"
             raise PdrtError(f"{what}: a request failed: {record.error or seen}")
     tokens = sum(record.output_tokens for record in records)
     return {name: (after[name] - before[name]) * 1e6 / tokens for name in before}
+
+
+def _cpu_times() -> dict[str, float]:
+    return {name: cpu_seconds(process) for name, process in server_processes().items()}
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[Costs]]:
