@@ -142,9 +142,9 @@ def test_a_graph_whose_data_the_cache_holds_is_not_called_cold() -> None:
 def test_rotated_inputs_exceed_the_cache() -> None:
     cache = 60 << 20
     for size in (1 << 20, 21 << 20, 400 << 20):
-        number = gpu_timing.num_rotations(size, cache)
+        number = gpu_timing.rotations_past(cache, size, 64)
         assert number * size >= 5 * cache or number == 64
-    assert gpu_timing.num_rotations(400 << 20, cache) == 1
+    assert gpu_timing.rotations_past(cache, 400 << 20, 64) == 1
 
 
 def test_yardsticks_are_measured_with_random_data() -> None:

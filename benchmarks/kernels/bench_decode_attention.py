@@ -37,7 +37,6 @@ from pdrt.kernels.decode_attention import decode_attention
 from pdrt.kernels.decode_work import DecodeWork, plan_decode
 
 PHI_2, GQA = Heads(80, 32, 32), Heads(128, 32, 8)
-CACHE_BYTES = 64 << 20  # no card of today has a larger L2 cache by much
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def cases(options: Options) -> Iterator[Case]:
 def case(shape: Shape, device: torch.device) -> Case:
     heads, lens = shape.heads, list(shape.lens)
     moved = sum(lens) * heads.kv_bytes + len(lens) * heads.query_bytes
-    num_layers = num_rotations(moved, CACHE_BYTES) if device.type == "cuda" else 1
+    num_layers = num_rotations(moved, device)
     pool = random_pool(heads, lens, num_layers, device, shape.page_size)
     query = random_bits(len(lens) * heads.num_heads * heads.head_dim, device)
     query = query.view(len(lens), heads.num_heads, heads.head_dim)

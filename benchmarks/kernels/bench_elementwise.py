@@ -1,6 +1,8 @@
 """Norms, activations, rotation with KV write: GB/s of what must be read and written once.
 
-A case's inputs are random and its cache is cold. Norms add to a residual, as they do in a model.
+A case's inputs are random and its cache is cold: calls on several sets of inputs are timed as one
+graph, since events around a single one would add a tenth. Norms add to a residual, as they do in a
+model.
 Peers are torch's own: eager formulas (reference.py), F.layer_norm and F.rms_norm after an addition,
 and for the rotation eager code that writes with index_copy_.
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pdrt.bench.gpu_bench import Case, Options, close, run_bench
-from pdrt.bench.gpu_timing import Call, random_bits
+from pdrt.bench.gpu_timing import num_rotations, random_bits
 from pdrt.kernels import reference
 from pdrt.kernels.activations import gelu_tanh, silu_and_mul
 from pdrt.kernels.layer_norm import layer_norm
@@ -78,61 +80,80 @@ def target(name: str, tokens: int) -> str | None:
 
 
 def norm_case(op: str, tokens: int, size: int, device: torch.device) -> Case:
-    x, residual = rows(tokens, size, device), rows(tokens, size, device)
     weights = [random_bits(size, device) for _ in range(2 if op == "layer_norm" else 1)]
+    moved = ITEM * size * (4 * tokens + len(weights))
+    sets = [
+        (rows(tokens, size, device), rows(tokens, size, device))
+        for _ in range(num_rotations(moved, device))
+    ]
     ours: Callable[..., Tensor] = layer_norm if op == "layer_norm" else rms_norm
     twin, library = getattr(reference, op), getattr(functional, op)
 
     def check() -> None:
+        x, residual = sets[0]
         wide = [tensor.float() for tensor in (x, *weights)]
         expected = twin(*wide, EPS, residual.float())
         close(ours(x, *weights, EPS, residual.clone()), expected, TOLERANCE)
 
-    def in_two_steps() -> Tensor:
+    def in_two_steps(x: Tensor, residual: Tensor) -> Tensor:
         return library(residual.add_(x), (size,), *weights, eps=EPS)
 
     return Case(
         op=op,
         shape={"tokens": tokens, "size": size},
-        call=partial(ours, x, *weights, EPS, residual),
+        call=[partial(ours, x, *weights, EPS, residual) for x, residual in sets],
         check=check,
-        bytes_moved=4 * x.nbytes + sum(w.nbytes for w in weights),
+        bytes_moved=moved,
         measure=target(op, tokens),
-        peers={"eager": partial(twin, x, *weights, EPS, residual), "torch": in_two_steps},
+        peers={
+            "eager": [partial(twin, x, *weights, EPS, residual) for x, residual in sets],
+            "torch": [partial(in_two_steps, *each) for each in sets],
+        },
     )
 
 
 def activation_case(op: str, tokens: int, size: int, device: torch.device) -> Case:
     gated = op == "silu_and_mul"
-    x = rows(tokens, 2 * size if gated else size, device)
+    width = 2 * size if gated else size
+    moved = ITEM * tokens * (width + size)
+    inputs = [rows(tokens, width, device) for _ in range(num_rotations(moved, device))]
     ours, twin = (silu_and_mul if gated else gelu_tanh), getattr(reference, op)
-    peers: dict[str, Call] = {"eager": partial(twin, x)}
-    if gated:
-        peers["torch"] = lambda: functional.silu(x[:, :size]) * x[:, size:]
-    else:
-        peers["torch"] = partial(functional.gelu, x, approximate="tanh")
+
+    def by_torch(x: Tensor) -> Tensor:
+        if gated:
+            return functional.silu(x[:, :size]) * x[:, size:]
+        return functional.gelu(x, approximate="tanh")
+
     return Case(
         op=op,
         shape={"tokens": tokens, "size": size},
-        call=partial(ours, x),
-        check=lambda: close(ours(x), twin(x.float()), TOLERANCE),
-        bytes_moved=x.nbytes + tokens * size * ITEM,
-        peers=peers,
+        call=[partial(ours, x) for x in inputs],
+        check=lambda: close(ours(inputs[0]), twin(inputs[0].float()), TOLERANCE),
+        bytes_moved=moved,
+        peers={
+            "eager": [partial(twin, x) for x in inputs],
+            "torch": [partial(by_torch, x) for x in inputs],
+        },
     )
 
 
 def rope_case(heads: Heads, tokens: int, device: torch.device) -> Case:
-    qkv = rows(tokens, heads.width, device)
+    moved = tokens * heads.bytes_a_token
     num_pages = -(-tokens // PAGE_SIZE) + 1
     shape = (num_pages, 2, heads.num_kv_heads, PAGE_SIZE, heads.head_dim)
-    layer = torch.zeros(shape, dtype=torch.bfloat16, device=device)
+    sets = [
+        (rows(tokens, heads.width, device), torch.zeros(shape, dtype=torch.bfloat16, device=device))
+        for _ in range(num_rotations(moved, device))
+    ]
     slots = torch.randperm(num_pages * PAGE_SIZE, device=device)[:tokens].int()
     positions = torch.arange(tokens, dtype=torch.int32, device=device) % 2048
     angles = torch.rand(2048, heads.rotary_dim // 2, device=device) * 6
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1)
     arguments = (slots, positions, cos_sin, heads.num_heads, heads.num_kv_heads)
+    with_copies, long = partial(with_index_copy, heads), slots.long()
 
     def run(op: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        qkv, layer = sets[0]
         written = layer.to(dtype, copy=True)
         return op(qkv.to(dtype, copy=True), written, *arguments), written
 
@@ -147,11 +168,11 @@ def rope_case(heads: Heads, tokens: int, device: torch.device) -> Case:
     return Case(
         op="rope_kv_write",
         shape={"tokens": tokens, "model": heads.model},
-        call=partial(rope_kv_write, qkv, layer, *arguments),
+        call=[partial(rope_kv_write, *each, *arguments) for each in sets],
         check=check,
-        bytes_moved=tokens * heads.bytes_a_token,
+        bytes_moved=moved,
         measure=target("rope_kv_write", tokens) if heads is PHI_2 else None,
-        peers={"index_copy": partial(with_index_copy, heads, qkv, layer, slots.long(), *arguments)},
+        peers={"index_copy": [partial(with_copies, *each, long, *arguments) for each in sets]},
     )
 
 

@@ -26,7 +26,6 @@ NUM_PIECES = 64  # 32 layers, keys and values
 PIECE_BYTES = 32 * 16 * 80 * 2  # 32 heads, 16 tokens, head_dim 80
 PAGE_BYTES = NUM_PIECES * PIECE_BYTES
 SIZES = {"256mb": 256 << 20, "16mb": 16 << 20, "page": PAGE_BYTES}
-CACHE_BYTES = 64 << 20  # more than the L2 of any card so far has for one copy
 
 # What is tried beside the plain copy.
 VARIANTS: dict[str, dict[str, int]] = {
@@ -66,7 +65,7 @@ class World:
 
 def world(copied_bytes: int, by_layer: bool, device: torch.device) -> World:
     num_pairs = max(1, copied_bytes // PAGE_BYTES)
-    rotations = num_rotations(2 * num_pairs * PAGE_BYTES, CACHE_BYTES)
+    rotations = num_rotations(2 * num_pairs * PAGE_BYTES, device)
     num_pages = max(2 * num_pairs, num_pairs * rotations)
     first = (NUM_PIECES, num_pages) if by_layer else (num_pages, NUM_PIECES)
     slabs = [

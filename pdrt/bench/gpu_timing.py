@@ -164,8 +164,16 @@ def captured(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def num_rotations(bytes_of_one: int, cache_bytes: int, most: int = 64) -> int:
+def num_rotations(bytes_of_one: int, device: torch.device, most: int = 64) -> int:
     """How many sets of inputs a graph must rotate through, so that none is still in the cache."""
+    if device.type != "cuda":
+        return 1  # nothing is measured there
+    return rotations_past(
+        int(torch.cuda.get_device_properties(device).L2_cache_size), bytes_of_one, most
+    )
+
+
+def rotations_past(cache_bytes: int, bytes_of_one: int, most: int) -> int:
     return max(1, min(most, -(-CACHE_MULTIPLE * cache_bytes // bytes_of_one)))
 
 
