@@ -4,6 +4,7 @@ there."""
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,7 @@ class LoopThread:
     """Owns a daemon thread that runs an event loop until `stop`."""
 
     def __init__(self, name: str) -> None:
+        self._owner = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
@@ -38,7 +40,14 @@ class LoopThread:
             except Exception as error:
                 future.set_exception(error)
 
-        if not call_soon(self._loop, run):
+        if os.getpid() != self._owner:  # the thread was not forked with it
+            future.set_exception(
+                EngineDead(
+                    f"this engine belongs to process {self._owner}, from which this one was "
+                    "forked; make an Engine here, or start processes by spawn"
+                )
+            )
+        elif not call_soon(self._loop, run):
             future.set_exception(EngineDead("the engine was shut down"))
         return future
 
@@ -96,6 +105,10 @@ class Doorbell:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
+    if starts := asyncio.all_tasks(loop):  # one that was interrupted: it ends what it has begun
+        for start in starts:
+            start.cancel()
+        loop.run_until_complete(asyncio.gather(*starts, return_exceptions=True))
     loop.close()
 
 

@@ -16,6 +16,7 @@ import queue
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Literal, overload
@@ -32,6 +33,7 @@ from pdrt.inputs import (
     Prompt,
     Prompts,
     as_conversations,
+    as_messages,
     as_pairs,
     bad_word_ids,
     text_or_ids,
@@ -58,9 +60,15 @@ class Engine:
         EngineDead: a process could not start.
     """
 
-    def __init__(self, model: str | Settings = "", **settings: object) -> None:
+    def __init__(self, model: str | os.PathLike[str] | Settings = "", **settings: object) -> None:
+        if isinstance(model, os.PathLike):
+            model = os.fspath(model)
         if isinstance(model, str):
             model = settings_of(model=model, **settings)
+        elif not isinstance(model, Settings):
+            raise ConfigError(
+                f"model is {model!r}; give a folder, a GGUF file, a name on the hub, or Settings"
+            )
         elif settings:
             raise ConfigError(f"give {', '.join(settings)} in the Settings object")
         self.settings = model
@@ -134,7 +142,7 @@ class Engine:
 
     def encode_chat(self, messages: Conversation, options: ChatOptions | None = None) -> list[int]:
         """Token ids of a conversation, as the model's chat template writes it."""
-        text = self.tokenizer.apply_chat_template(messages, options)
+        text = self.tokenizer.apply_chat_template(as_messages(messages), options)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     async def async_generate(
@@ -215,14 +223,21 @@ class Engine:
             RequestStream(request, self.tokenizer, now, partial(ready.put, i))
             for i, request in enumerate(requests)
         ]
+        waiting, num_running, room = deque(streams), 0, self.settings.max_queued_requests
         try:
-            for stream in streams:
-                self._thread.call(stream.submit, self._front).result()
-            while not all(stream.finished for stream in streams):
+            while waiting or num_running:
+                # However many there are, no more than may wait: the rest as others end.
+                while waiting and (
+                    not num_running or num_running + waiting[0].num_sequences <= room
+                ):
+                    self._thread.call(waiting[0].submit, self._front).result()
+                    num_running += waiting.popleft().num_sequences
                 stream = streams[ready.get()]
                 if stream.finished:
                     continue  # this news was read with the news before it
                 self._read(stream)
+                if stream.finished:
+                    num_running -= stream.num_sequences
                 yield stream
         finally:
             for stream in streams:

@@ -14,6 +14,14 @@ Each message says what was wrong, the value, and what to do.
 
 from __future__ import annotations
 
+MAX_SHOWN = 60  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value in a message: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
 
 class PdrtError(Exception):
     """Base of all errors that callers of pdrt may want to catch."""

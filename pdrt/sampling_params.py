@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pdrt.errors import InvalidRequest
+from pdrt.errors import InvalidRequest, shown
 
 MAX_N = 128  # sequences of one prompt
 MAX_LOGPROBS = 20  # likeliest tokens told beside the chosen one
@@ -71,11 +71,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @classmethod
     def of(cls, value: SamplingParams | dict[str, object] | None) -> SamplingParams:
         """Accepts what Engine.generate accepts: params, a dict of their fields, or None."""
-        if isinstance(value, SamplingParams):
-            return value
-        fields = dict(value or {})
-        if isinstance(fields.get("stop"), str):
-            fields["stop"] = (fields["stop"],)
+        if isinstance(value, SamplingParams):  # its constructor looks at no types
+            fields = msgspec.structs.asdict(value)
+        elif value is None or isinstance(value, dict):
+            fields = dict(value or {})
+        else:
+            raise InvalidRequest(
+                f"sampling_params is {type(value).__name__}; give SamplingParams, a dict or None",
+                "sampling_params",
+            )
+        for name in ("stop", "bad_words"):
+            if isinstance(fields.get(name), str):
+                fields[name] = (fields[name],)
         for name in ("stop", "stop_token_ids", "bad_words", "logit_bias"):
             if fields.get(name, ()) is None:
                 del fields[name]
@@ -222,7 +229,7 @@ def _require(good: bool, name: str, value: object, accepted: str) -> None:
 
 
 def _refused(name: str, value: object, accepted: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}={value!r} is not accepted; {accepted}", name)
+    return InvalidRequest(f"{name}={shown(value)} is not accepted; {accepted}", name)
 
 
 def _param(message: str) -> str | None:

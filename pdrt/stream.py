@@ -142,6 +142,10 @@ class RequestStream:
         return self._result.request_id
 
     @property
+    def num_sequences(self) -> int:
+        return len(self._sequences)
+
+    @property
     def finished(self) -> bool:
         return self._result.finished
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import pdrt
@@ -171,6 +175,137 @@ def test_bad_input_names_the_parameter_and_harms_nobody(
         engine.generate(prompt, params)
     assert caught.value.param == param, caught.value
     assert len(engine.generate("fine", GREEDY)[0].outputs[0].token_ids) == 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": None}, "temperature"),
+        ({"temperature": "0"}, "temperature"),
+        ({"max_tokens": 3.0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"seed": 1.5}, "seed"),
+        ({"n": 2.0}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop_token_ids": 2}, "stop_token_ids"),
+    ],
+)
+def test_params_that_were_made_with_a_wrong_type_reach_no_worker(
+    engine: pdrt.Engine, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        engine.generate("x", pdrt.SamplingParams(**fields))
+    assert caught.value.param == param, caught.value
+    assert not any(worker.restarts for worker in engine.metrics().workers)
+
+
+def test_params_made_by_hand_mean_what_a_dict_means(engine: pdrt.Engine) -> None:
+    text = engine.generate("Stop here", GREEDY)[0].text
+    for stop in (text[4:7], [text[4:7]], None):
+        made = pdrt.SamplingParams(**GREEDY, stop=stop, bad_words=None, logit_bias=None)
+        outputs = [
+            engine.generate("Stop here", each)[0] for each in (made, {**GREEDY, "stop": stop})
+        ]
+        assert outputs[0].text == outputs[1].text
+    word = engine.tokenizer.token_text(engine.generate("x", GREEDY)[0].outputs[0].token_ids[0])
+    outputs = [
+        engine.generate("x", each)[0].outputs[0].token_ids
+        for each in (pdrt.SamplingParams(**GREEDY, bad_words=word), {**GREEDY, "bad_words": [word]})
+    ]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"prompt": b"x"},
+        {"prompt_token_ids": 5},
+        b"bytes",
+        [b"bytes"],
+        None,
+        [None],
+        5,
+        ["a", 5],
+        np.array([1, 2]),
+        [np.array([1, 2])],
+        (text for text in "ab"),
+    ],
+)
+def test_what_is_no_prompt_is_named(engine: pdrt.Engine, prompts: Any) -> None:
+    with pytest.raises(InvalidRequest, match="is of the type .*; give a text") as caught:
+        engine.generate(prompts, GREEDY)
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ("hello", "messages is of the type str"),
+        ({"role": "user", "content": "x"}, "messages is of the type dict"),
+        ([], "messages is empty"),
+        ([{"role": "user", "content": "x"}, "y"], r"messages\[1\] is of the type str"),
+        ([{"role": "user"}], r"messages\[0\].content is None"),
+        ([{"content": "x"}], r"messages\[0\].role is None"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], r"messages\[0\].content has"),
+    ],
+)
+def test_what_is_no_conversation_is_named(engine: pdrt.Engine, messages: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        engine.chat(messages, GREEDY)
+
+
+def test_parts_of_text_and_a_developer_are_read_as_over_http(engine: pdrt.Engine) -> None:
+    plain = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]
+    parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    other = [{"role": "developer", "content": "Be brief"}, {"role": "user", "content": parts}]
+    assert engine.encode_chat(other) == engine.encode_chat(plain)
+
+
+@pytest.mark.parametrize("model", [None, 5, ["x"]])
+def test_a_model_of_another_type_is_named(model: Any) -> None:
+    with pytest.raises(ConfigError, match="model is .*; give a folder"):
+        pdrt.Engine(model)
+
+
+def test_a_model_may_be_a_path_and_prompts_more_than_may_wait(tiny_llama: Path) -> None:
+    with pdrt.Engine(tiny_llama, max_num_seqs=2, max_queued_requests=3) as engine:
+        outputs = engine.generate([[i, 7] for i in range(60)], {**GREEDY, "max_tokens": 2})
+        several = engine.generate([[i, 7] for i in range(3)], {**GREEDY, "max_tokens": 2, "n": 3})
+    assert [out.prompt_token_ids[0] for out in outputs] == list(range(60))
+    assert all(len(out.outputs[0].token_ids) == 2 for out in outputs)
+    assert all(len(out.outputs) == 3 for out in several)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later
+def test_a_forked_process_is_told_that_the_engine_is_not_its_own(engine: pdrt.Engine) -> None:
+    def child() -> int:
+        try:
+            engine.generate("x", GREEDY)
+        except EngineDead as error:
+            return 0 if "forked" in str(error) else 2
+        return 3
+
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        os._exit(child())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert engine.generate("x", GREEDY)[0].finished
+
+
+def test_a_start_that_is_interrupted_ends_quietly(tiny_llama: Path) -> None:
+    code = f"import pdrt; print('now', flush=True); pdrt.Engine({str(tiny_llama)!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdout and script.stdout.readline() == "now\n"
+        keeper = eventually(lambda: children(script.pid), 30.0)
+        assert keeper
+        script.send_signal(signal.SIGINT)
+        _, said = script.communicate(timeout=30)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert "Task was destroyed" not in said
 
 
 def test_huge_max_tokens_end_with_the_context(engine: pdrt.Engine) -> None:
