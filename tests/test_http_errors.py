@@ -79,6 +79,9 @@ def error_of(response: httpx.Response) -> dict[str, object]:
         ({"prompt": "x", "bad_words": [""]}, "bad_words", "1 to 256 characters"),
         ({"prompt": "x", "suffix": "y"}, "suffix", "not supported"),
         ({"prompt": "x", "allowed_token_ids": [1]}, "allowed_token_ids", "not supported"),
+        ({"prompt": "x", "guided_json": {"type": "object"}}, "guided_json", "not supported"),
+        ({"prompt": "x", "regex": "[0-9]+"}, "regex", "not supported"),
+        ({"prompt": "x", "stop": "x" * 5000}, "stop", "1 to 256 characters"),
         ({"prompt": "x", "priority": 10**6}, "priority", "priority=1000000"),
     ],
 )
@@ -116,6 +119,15 @@ def test_a_wrong_completion_is_told_what_is_wrong(
         ),
         ({"messages": HI, "logprobs": 3}, "logprobs", "valid boolean"),
         ({"messages": HI, "echo": True}, "echo", "not supported"),
+        ({"messages": HI, "tool_choice": "required"}, "tool_choice", "give 'none' or 'auto'"),
+        ({"messages": HI, "documents": [{"text": "x"}]}, "documents", "not supported"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
+        (
+            {"messages": [*HI, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            "messages[1].tool_calls",
+            "not supported",
+        ),
         ({"messages": HI, "max_tokens": 0}, "max_tokens", "max_tokens=0"),
         ({"messages": HI, "chat_template": "{{ 1 }}"}, "chat_template", "set by the server"),
         (

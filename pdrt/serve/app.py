@@ -86,9 +86,11 @@ def _add_generation(app: FastAPI, server: Server) -> None:
     async def completions(body: CompletionBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
-        prompts = body.prompts()
+        prompts, special = body.prompts(), body.add_special_tokens is not False
         job = Job(
-            encode=lambda: [tokenizer.encode(p) if isinstance(p, str) else p for p in prompts],
+            encode=lambda: [
+                tokenizer.encode(p, special) if isinstance(p, str) else p for p in prompts
+            ],
             num_chars=sum(len(p) for p in prompts if isinstance(p, str)),
             num_prompts=len(prompts),
             params=body.sampling_params(),

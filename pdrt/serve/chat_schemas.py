@@ -21,6 +21,17 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
+    def check(self, name: str) -> None:
+        """Raises InvalidRequest: it says nothing, or calls tools, which this version has not."""
+        for field in ("tool_calls", "function_call"):
+            if (self.model_extra or {}).get(field):
+                raise InvalidRequest(
+                    f"{name}.{field} is not supported in this version; leave it out",
+                    f"{name}.{field}",
+                )
+        if self.content is None:
+            raise InvalidRequest(f"{name}.content is missing; give text", f"{name}.content")
+
     def plain(self) -> dict[str, str]:
         """What a chat template reads."""
         if isinstance(self.content, list):
@@ -57,6 +68,8 @@ class ChatBody(GenerationBody):
             )
         if not self.messages:
             raise InvalidRequest("messages is empty; give at least one", "messages")
+        for i, message in enumerate(self.messages):
+            message.check(f"messages[{i}]")
 
     def chat_options(self) -> ChatOptions:
         """A generation prompt is added unless the final message is to be continued."""

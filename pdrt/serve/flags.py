@@ -87,7 +87,7 @@ HELP = {
     "served_model_name": "model name in the API; default: the model's own",
     "send_timeout": "seconds that a client may leave its answer unread",
 }
-METAVARS = {"mem_fraction_static": "SHARE"}
+METAVARS = {"mem_fraction_static": "SHARE", "tpot_target_ms": "MS"}
 ALIASES = {"page_size": ["--block-size"]}
 
 

@@ -36,14 +36,28 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "suffix": ("",),
     "echo": (False,),  # of chats; completions have it
     "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "json_schema": (),
+    "regex": (),
+    "ebnf": (),
     "response_format": ({"type": "text"},),
     "tools": ([],),
+    "tool_choice": ("none", "auto"),
     "functions": ([],),
+    "function_call": ("none", "auto"),
+    "documents": ([],),
+    "prompt_embeds": (),
+    "logits_processors": ([],),
+    "min_new_tokens": (0,),
     "truncate_prompt_tokens": (),
     "allowed_token_ids": (),
     "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
     "use_beam_search": (False,),
+    "add_special_tokens": (False,),  # of chats; completions have it
 }
 
 # Fields that are sampling parameters of the same name and type.
@@ -150,6 +164,7 @@ class CompletionBody(GenerationBody):
     prompt: Prompt
     logprobs: int | None = None
     echo: bool | None = None
+    add_special_tokens: bool | None = None
 
     @property
     def prompt_only(self) -> bool:
