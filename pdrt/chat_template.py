@@ -88,9 +88,7 @@ class ChatTemplate:
         try:
             self._template = sandbox.template(source)
         except (TemplateError, SyntaxError, ValueError, RecursionError) as error:
-            raise ModelError(
-                f"the model's chat template cannot be read: {_one_line(error)}"
-            ) from None
+            raise ModelError(f"the chat template cannot be read: {_one_line(error)}") from None
 
     def render(
         self, messages: Sequence[Mapping[str, object]], options: ChatOptions | None = None

@@ -24,7 +24,9 @@ Quantization = Literal["none", "int8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_WORKERS = 64
+MAX_SEQS = 16_384  # a quarter of the slots that a ledger has at most
 MAX_TPOT_TARGET_MS = 500.0  # an idle worker still beats twice a second
+MIN_WATCHDOG_TIMEOUT = 1.0  # seconds; for the same reason
 PAGE_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -144,8 +146,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in ("max_model_len", "num_pages", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "give 1 or more, or leave it out")
-        for name in ("max_num_seqs", "max_queued_requests"):
-            require(getattr(self, name) >= 1, name, "give 1 or more")
+        require(self.max_queued_requests >= 1, "max_queued_requests", "give 1 or more")
+        require(1 <= self.max_num_seqs <= MAX_SEQS, "max_num_seqs", f"give 1 to {MAX_SEQS}")
         for name in ("num_prefill_workers", "num_decode_workers"):
             require(1 <= getattr(self, name) <= MAX_WORKERS, name, f"give 1 to {MAX_WORKERS}")
         if self.tpot_target_ms is not None:
@@ -155,13 +157,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             separated = self.disaggregation_mode == "separated"
             require(separated, name, "leave it out in unified mode, where a step has both phases")
             require(self.lend_cores, name, "leave it out with --no-lend-cores")
-        for name in ("watchdog_timeout", "shutdown_timeout"):
-            require(getattr(self, name) > 0, name, "give seconds, more than 0")
+        require(self.shutdown_timeout > 0, "shutdown_timeout", "give seconds, more than 0")
+        least = MIN_WATCHDOG_TIMEOUT
+        require(
+            self.watchdog_timeout >= least, "watchdog_timeout", f"give seconds, {least:g} or more"
+        )
         require(0 <= self.seed < 2**63, "seed", "give 0 to 2^63 - 1")
         require(
             self.max_num_batched_tokens >= self.max_num_seqs,
             "max_num_batched_tokens",
-            f"a step must hold one token of each of --max-num-seqs {self.max_num_seqs} requests",
+            f"a step must hold one token of each of --max-num-seqs {self.max_num_seqs} requests: "
+            f"give {self.max_num_seqs} or more",
         )
 
     @property

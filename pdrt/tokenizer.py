@@ -14,7 +14,7 @@ import tokenizers
 from pdrt.byte_tokens import ByteTokens
 from pdrt.chat_template import ChatOptions, ChatTemplate, built_in_names, template_source
 from pdrt.detokenizer import Detokenizer
-from pdrt.errors import InvalidRequest, ModelError
+from pdrt.errors import ConfigError, InvalidRequest, ModelError
 
 
 class Tokenizer:
@@ -153,15 +153,22 @@ class TextStream:
 def _chat_template(folder: Path, chosen: str | None) -> ChatTemplate | None:
     config = _config(folder)
     source = _own_template(folder, config) if chosen is None else template_source(chosen)
-    return None if source is None else ChatTemplate(source, _special_tokens(config))
+    if source is None:
+        return None
+    try:
+        return ChatTemplate(source, _special_tokens(config))
+    except ModelError as error:
+        if chosen is None:
+            raise
+        raise ConfigError(f"--chat-template is {chosen!r}: {error}") from None
 
 
 def _own_template(folder: Path, config: dict[str, object]) -> str | None:
     file = folder / "chat_template.jinja"
-    source = file.read_text() if file.is_file() else config.get("chat_template")
+    source = _text(file) if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several, by name
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("default")
+        entries = [entry for entry in source if isinstance(entry, dict)]
+        source = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
     return source if isinstance(source, str) else None
 
 
@@ -175,12 +182,21 @@ def _special_tokens(config: dict[str, object]) -> dict[str, str]:
     return {name: text for name, text in contents.items() if isinstance(text, str)}
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} is not text in UTF-8; fetch it again") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def _config(folder: Path) -> dict[str, object]:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(_text(path))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):

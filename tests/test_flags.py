@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> No
         (["--dtype", "int8"], "--dtype"),
         (["--send-timeout", "0"], "--send-timeout is 0"),
         (["--max-num-seqs", "0"], "--max-num-seqs is 0"),
+        (["--max-num-seqs", "20000"], "--max-num-seqs is 20000; give 1 to 16384"),
+        (["--watchdog-timeout", "0.5"], "--watchdog-timeout is 0.5; give seconds, 1 or more"),
         (["--paeg-size", "16"], "--paeg-size"),
         (["--page", "16"], "--page"),
         (["--served-model-name", ""], "--served-model-name"),
@@ -93,6 +96,39 @@ def test_an_unknown_chat_template_ends_in_a_sentence_that_names_the_known_ones(
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].endswith("one of alpaca, chatml, phi-2, plain")
     assert "Traceback" not in ended.stderr
+
+
+def test_a_cache_that_cannot_be_made_ends_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    ended = serve("--port", "0")
+    assert ended.returncode == 2
+    assert "set XDG_CACHE_HOME" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("chat_template.jinja", b"\xff"), ("tokenizer_config.json", b"\xff")],
+)
+def test_a_file_of_the_model_that_is_no_text_is_named(
+    tiny_llama: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / name).write_bytes(content)
+    ended = serve("--port", "0", "--model", str(folder))
+    assert ended.returncode == 2
+    assert str(folder / name) in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_chat_template_that_is_none_is_told_by_its_flag(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jinja").write_text("{% if %}")
+    file = str(tmp_path / "bad.jinja")
+    ended = serve("--port", "0", "--model", str(tiny_llama), "--chat-template", file)
+    assert ended.returncode == 2
+    assert f"--chat-template is {file!r}" in ended.stderr
 
 
 def serve(*flags: str) -> subprocess.CompletedProcess[str]:

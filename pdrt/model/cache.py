@@ -15,18 +15,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pdrt.errors import ModelError
+
 
 def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """`folder`, after making it with `build(partial_folder)` if it is not there.
 
     If `build` raises, nothing is left. Parents are made private to the user (0700).
+
+    Raises:
+        ModelError: a parent cannot be made.
     """
     if folder.is_dir():
         return folder
-    for parent in reversed(folder.parents):
-        parent.mkdir(
-            exist_ok=True, mode=0o700
-        )  # mkdir(parents=True) would apply it to the last only
+    try:
+        for parent in reversed(folder.parents):  # mkdir(parents=True): the mode of the last only
+            parent.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ModelError(
+            f"the cache {folder.parent} cannot be made: {error.strerror}: {error.filename}; set "
+            "XDG_CACHE_HOME to a folder that can be written to"
+        ) from None
     with _locked(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():  # another process may have made it while this one waited
             _build(folder, build)

@@ -164,6 +164,8 @@ def _read_json(path: Path) -> dict[str, object]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

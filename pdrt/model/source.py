@@ -45,9 +45,8 @@ def resolve(
     path, name = _local(model), HUB_NAME.fullmatch(model)
     if revision is not None and (path or not name):
         what = "is a local one" if path else "is not on the hub"
-        raise ConfigError(
-            f"--revision is {revision!r}, but the model {model!r} {what}; leave it out"
-        )
+        which = f"the model {model!r}" if model else "the default model"
+        raise ConfigError(f"--revision is {revision!r}, but {which} {what}; leave it out")
     if load_format == "dummy":
         return with_tokenizer(_config_folder(model, cache, revision), cache)
     _check_format(model, load_format)
@@ -116,9 +115,14 @@ def _local(model: str) -> Path | None:
     Raises:
         ModelError: it is there, and nothing that can be used.
     """
-    path = Path(model).expanduser().resolve()
-    if not model or not path.exists():
+    if not model:
         return None
+    path = Path(model).expanduser().resolve()
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:  # a folder on the way may not be read, or the name is too long
+        raise ModelError(f"model {model!r} cannot be looked for: {error.strerror}") from None
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json; give a folder in Hugging Face layout")
     if path.is_file() and path.suffix != ".gguf":
