@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pdrt.bench import pages
+from pdrt.bench.engine_flags import positive
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.driver import Load
@@ -176,11 +177,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
     parser.add_argument("--flags", default="", help="more flags of pdrt.serve, for both")
-    parser.add_argument("--streams", type=int, default=3)
-    parser.add_argument("--stream-tokens", type=int, default=900, help="output of each stream")
+    parser.add_argument("--streams", type=positive, default=3)
+    parser.add_argument("--stream-tokens", type=positive, default=900, help="output of each stream")
     parser.add_argument("--burst-after", type=float, default=3.0, help="seconds of streams alone")
-    parser.add_argument("--prompts", type=int, default=6, help="in the burst")
-    parser.add_argument("--prompt-tokens", type=int, default=500)
+    parser.add_argument("--prompts", type=positive, default=6, help="in the burst")
+    parser.add_argument("--prompt-tokens", type=positive, default=500)
     parser.add_argument("--rate", type=float, default=1.0, help="prompts a second in the burst")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -17,6 +17,7 @@ from statistics import median
 
 import numpy as np
 
+from pdrt.bench.engine_flags import positive
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.flags import served_model
@@ -123,10 +124,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
     parser.add_argument("--flags", default="", help="more flags of pdrt.serve")
-    parser.add_argument("--streams", type=int, default=16, help="requests at once")
+    parser.add_argument("--streams", type=positive, default=16, help="requests at once")
     parser.add_argument("--input-len", type=int, default=130)
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.bench.tables import Table
@@ -112,7 +112,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_engine_flags(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[0, 4])
-    parser.add_argument("--requests", type=int, default=20)
+    parser.add_argument("--requests", type=positive, default=20)
     parser.add_argument("--input-len", type=int, default=130)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             readers = [vocabulary.random_ids(READER_TOKENS, rng) for _ in range(streams)]
             seen = asyncio.run(measure(engine, prompts, readers))
             if not seen.sealed_to_taken:
-                raise PdrtError("nothing was handed over; unified mode has no hand-off")
+                raise PdrtError("nothing was handed over; give more --requests")
             rows.append(seen.figures(streams))
     return rows
 

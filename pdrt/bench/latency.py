@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
@@ -37,10 +37,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_engine_flags(parser)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8, 16])
     parser.add_argument("--input-len", type=int, default=130)
-    parser.add_argument("--output-len", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output-len", type=positive, default=64)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)
 

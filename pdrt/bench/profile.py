@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from pdrt import _C, machine
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.reader import own_weights
 from pdrt.bench.report import emit, provenance
@@ -168,15 +168,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_engine_flags(parser)
-    parser.add_argument("--prefill-tokens", type=int, nargs="*", default=[130, 512])
-    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8, 64])
-    parser.add_argument("--context", type=int, default=130, help="tokens of a request that decodes")
+    parser.add_argument("--prefill-tokens", type=positive, nargs="*", default=[130, 512])
+    parser.add_argument("--batch-sizes", type=positive, nargs="*", default=[1, 8, 64])
+    parser.add_argument(
+        "--context", type=positive, default=130, help="tokens of a request that decodes"
+    )
     parser.add_argument(
         "--each-kernel",
         action="store_true",
         help="call the kernels of decode steps one by one, and not from tapes as a server does",
     )
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=positive, default=20)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)
 

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pdrt.bench.decode_step import microseconds
+from pdrt.bench.engine_flags import positive
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.tables import Table
@@ -92,8 +93,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--turns", type=int, default=500)
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--turns", type=positive, default=500)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)
 

@@ -24,6 +24,17 @@ DRAWN = ("random", "shared-prefix", "multi-turn")
 ASK_TIMEOUT = 10.0  # seconds for /v1/models and the like
 
 
+def json_object(text: str) -> dict[str, object]:
+    """The type of a flag that has fields."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"top_k": 1}}')
+    return value
+
+
 def add_target_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server")
     group.add_argument("--base-url", default="http://127.0.0.1:8000")
@@ -38,7 +49,7 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
         "--respect-eos", action="store_true", help="let answers end early (default: ignore_eos)"
     )
     group.add_argument(
-        "--extra-body", type=json.loads, default={}, metavar="JSON", help="null removes a field"
+        "--extra-body", type=json_object, default={}, metavar="JSON", help="null removes a field"
     )
     group.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
     group.add_argument("--timeout", type=float, default=600.0, help="seconds of one request")

@@ -69,7 +69,7 @@ class ServerCommand:
 def own_server(name: str, model: str, flags: str) -> ServerCommand:
     """pdrt's, with more of its flags; without a model it serves the default one."""
     command = f"{{python}} -m pdrt.serve --port {{port}} {flags}"
-    return ServerCommand(name, f"{command} --model {model}" if model else command)
+    return ServerCommand(name, f"{command} --model {shlex.quote(model)}" if model else command)
 
 
 def free_port() -> int:
