@@ -26,7 +26,7 @@ from tests.model_server import Shape, Weights, make_server, request
 NUM_TOKENS = 24
 PROMPTS = [[7 * i + j * j % 50 + 1 for j in range(length)] for i, length in enumerate((3, 17, 70))]
 SHAPES = [
-    Shape(max_model_len=128, num_pages=64),
+    Shape(max_model_len=128, num_pages=512),
     Shape("unified", page_size=32, chunk=24, max_model_len=128, num_pages=32),
     Shape("2P2D", chunk=16, max_model_len=128, num_pages=64, threads=1),
 ]
@@ -109,7 +109,9 @@ def test_the_plan_counts_int8_weights(
     """A scale for each output: 4 bytes beside the 576 or 1536 of its inputs."""
     caplog.set_level("INFO", "pdrt")
     plans = [
-        startup.make_plan(settings_of(model=str(smollm2), dtype=dtype, quantization=quantization))
+        startup.make_plan(
+            settings_of(model=str(smollm2), dtype=dtype, quantization=quantization, num_pages=512)
+        )
         for quantization in ("none", "int8")
     ]
     plain, int8 = (plan.server for plan in plans)
