@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "draw.h"
+#include "step_tape.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -13,12 +14,14 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-py::array_t<Drawn> draw(const Array<float>& logits, const Array<DrawRow>& rows) {
-  py::array_t<Drawn> result(logits.shape(0));
-  Drawn* drawn = result.mutable_data();
+void draw(const Array<float>& logits, const Array<DrawRow>& rows, Array<Drawn>& drawn) {
+  const float* from = logits.data();
+  const DrawRow* how = rows.data();
+  Drawn* to = drawn.mutable_data();
+  const int64_t vocab_size = logits.shape(1);
   const py::gil_scoped_release without_gil;
-  cpu_draw(rows.data(), logits.data(), logits.shape(0), logits.shape(1), drawn);
-  return result;
+  StepTape::run(logits.shape(0),
+                [=](int64_t num_rows) { cpu_draw(how, from, num_rows, vocab_size, to); });
 }
 
 }  // namespace
@@ -27,7 +30,9 @@ void bind_cpu_draw(py::module_& m) {
   PYBIND11_NUMPY_DTYPE(DrawRow, choice, seed, top_p, temperature, log_min_p, top_k, position);
   PYBIND11_NUMPY_DTYPE(Drawn, token, logprob, log_total);
   m.attr("DRAW_ROW") = py::dtype::of<DrawRow>();
-  m.def("cpu_draw", &draw, py::arg("logits").noconvert(), py::arg("rows").noconvert());
+  m.attr("DRAWN") = py::dtype::of<Drawn>();
+  m.def("cpu_draw", &draw, py::arg("logits").noconvert(), py::arg("rows").noconvert(),
+        py::arg("drawn").noconvert());
 }
 
 }  // namespace pdrt

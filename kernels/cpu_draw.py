@@ -13,21 +13,25 @@ from numpy.typing import NDArray
 
 from pdrt import _C
 
-# How a row's token is chosen; csrc/draw.h says what its fields are.
+# How a row's token is chosen, and what comes of it; csrc/draw.h says what their fields are.
 ROW: np.dtype[Any] = _C.DRAW_ROW
+DRAWN: np.dtype[Any] = _C.DRAWN
 
 
-def draw(logits: NDArray[np.float32], rows: NDArray[Any]) -> NDArray[Any]:
+def draw(
+    logits: NDArray[np.float32], rows: NDArray[Any], out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """The next token of each row.
 
     Args:
         logits: [n, vocab_size] float32, contiguous: the model's.
         rows: [n] ROW. What `choice` names must be [vocab_size] float32, contiguous and alive.
+        out: [n] DRAWN to write to; new if None. Where a tape records, all three must stay.
 
     Returns:
-        [n] of three fields: `token`, int32; `logprob`, float32, its log-probability in the model's
-        own distribution; `log_total`, float64, log(sum(exp(logits))). For a row that is not all
-        numbers both are NaN, and the token is the first NaN or else the first of the largest.
+        [n] DRAWN: `token`, int32; `logprob`, float32, its log-probability in the model's own
+        distribution; `log_total`, float64, log(sum(exp(logits))). For a row that is not all numbers
+        both are NaN, and the token is the first NaN or else the first of the largest.
 
     Raises:
         ValueError: an argument does not fit; names it.
@@ -38,7 +42,12 @@ def draw(logits: NDArray[np.float32], rows: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"logits have shape {logits.shape}; there is no token to choose")
     if rows.dtype != ROW or rows.shape != logits.shape[:1] or not rows.flags.c_contiguous:
         raise ValueError(f"rows are {_said(rows)}, expected {len(logits)} of ROW, contiguous")
-    return _C.cpu_draw(logits, rows)
+    if out is None:
+        out = np.empty(len(rows), DRAWN)
+    elif out.dtype != DRAWN or out.shape != rows.shape or not out.flags.c_contiguous:
+        raise ValueError(f"out is {_said(out)}, expected {len(rows)} of DRAWN, contiguous")
+    _C.cpu_draw(logits, rows, out)
+    return out
 
 
 def _said(array: NDArray[Any]) -> str:

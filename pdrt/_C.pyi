@@ -309,11 +309,13 @@ def cpu_gelu_tanh(out: object, x: object, /) -> None: ...
 def cpu_gelu(out: object, x: object, /) -> None: ...
 
 DRAW_ROW: np.dtype[Any]
+DRAWN: np.dtype[Any]  # token, logprob, log_total
 
 def cpu_draw(
     logits: NDArray[np.float32],  # [n, vocab_size]
     rows: NDArray[Any],  # [n] DRAW_ROW
-) -> NDArray[Any]: ...  # [n] token, logprob, log_total
+    drawn: NDArray[Any],  # [n] DRAWN
+) -> None: ...
 
 class PackedShape:
     """Sizes of a packed weight; csrc/cpu_linear.h draws it."""

@@ -111,7 +111,7 @@ def test_a_profile_s_parts_add_up_to_the_step(
         assert sum(part["us"] for part in parts.values()) == pytest.approx(row["us"])
         assert parts[kernel]["calls"] >= 1
         assert 0 < row["outside_kernels"] < 1  # type: ignore[operator]
-        assert "kernel: linear" in profile.as_table(row)
+        assert kernel in profile.as_table(row)
 
 
 def test_a_span_s_time_is_its_own() -> None:

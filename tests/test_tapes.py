@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from pdrt import _C
@@ -21,7 +23,9 @@ from pdrt.model.layout import WeightDType, weight_layout
 from pdrt.model.weights import map_weights
 from pdrt.runner import tapes
 from pdrt.runner.executor import CpuExecutor
+from pdrt.runner.logits import Context
 from pdrt.runner.shape import ServerShape
+from pdrt.sampling_params import SlotParams
 from tests.checkpoints import FAMILIES
 from tests.model_server import Weights
 
@@ -55,6 +59,18 @@ def batch_of(rows: Sequence[tuple[int, int, int]], seed: int = 0) -> Batch:
     )
 
 
+def contexts_of(batch: Batch) -> Iterator[list[Context]]:
+    """How a step may choose its tokens: from the model's logits, and from others in some rows."""
+    positions = batch.seq_lens.tolist()
+    greedy = SlotParams(temperature=0.0, top_p=1.0, top_k=0, seed=3, ignore_eos=True)
+    warm = structs.replace(greedy, temperature=1.0, logprobs=2)
+    biased = structs.replace(warm, logit_bias={3: 50.0})
+    for all_params in ([greedy, warm], [warm], [biased, warm]):
+        yield [
+            Context(params, at) for params, at in zip(cycle(all_params), positions, strict=False)
+        ]
+
+
 class Pair:
     """The same model twice, each with a pool of its own: with tapes, and without."""
 
@@ -79,6 +95,16 @@ class Pair:
         taped, plain = (each.forward(batch) for each in (self.taped, self.plain))
         assert torch.equal(taped, plain)
         assert torch.equal(*self.pools)
+        for contexts in contexts_of(batch):
+            got, expected = (
+                executor.draw(hidden, contexts, ()).read()
+                for executor, hidden in ((self.taped, taped), (self.plain, plain))
+            )
+            assert [sampled for sampled, _ in got] == [sampled for sampled, _ in expected]
+            for (_, ours), (_, theirs) in zip(got, expected, strict=True):
+                assert [each.top_ids.tolist() for each in ours] == [
+                    each.top_ids.tolist() for each in theirs
+                ]
 
 
 STEPS = [

@@ -8,7 +8,8 @@ inside it, so that the shares of a step add up to one:
     ledger             marking a step, writing its results
     runner             tensors from the plan, requests' parameters
     executor           the decoder's Python between kernels; the sampler
-    kernel             each kernel by name; those of a decode step's layers as "replay"
+    kernel             each kernel by name; those of a decode step's layers, head and draw as
+                       "replay"
     rest               what lies between those
 
 Their timing is taken off as far as it is known (pdrt.bench.spans).
@@ -80,6 +81,7 @@ class Profiled:
             assert executor.tapes is not None
             tapes = [self.spans.proxy("kernel", tape) for tape in executor.tapes.tapes]
             executor.tapes.tapes = tapes
+            executor.tapes.head.tape = self.spans.proxy("kernel", executor.tapes.head.tape)
         runner = Runner(self.spans.proxy("executor", executor), spec, ledger)
         watched = self.spans.proxy("runner", runner)
         return InProcessWorker(ledger, holder, watched, sizes, self.spans.proxy)

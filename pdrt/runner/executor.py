@@ -23,7 +23,7 @@ from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
 from pdrt.runner.batch import blank_batch
 from pdrt.runner.logits import Context
-from pdrt.runner.sampler import sample
+from pdrt.runner.sampler import plain_rows, sample, sampled
 from pdrt.runner.scores import score
 from pdrt.runner.shape import ServerShape
 from pdrt.runner.tapes import DecodeTapes
@@ -138,8 +138,13 @@ class CpuExecutor:
     ) -> Drawn:
         if not contexts:
             return Drawn([])
-        logits = self.logits(hidden).numpy()
-        tokens = sample(logits, contexts, eos_token_ids)
+        plain = plain_rows(contexts)
+        if self.tapes is not None and plain is not None and self.tapes.head.fits(hidden):
+            logits, drawn = self.tapes.head.draw(plain)
+            tokens = sampled(drawn)
+        else:
+            logits = self.logits(hidden).numpy()
+            tokens = sample(logits, contexts, eos_token_ids)
         rows = zip(tokens, logits, contexts, strict=True)
         return Drawn([(token, _rivals(row, token, context)) for token, row, context in rows])
 

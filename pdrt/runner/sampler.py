@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,18 @@ def sample(
         if is_adjusted(context.params)
     }
     rows = [_row(context, choices.get(i)) for i, context in enumerate(contexts)]
-    drawn = draw(logits, np.array(rows, ROW))  # reads the choices by their addresses
+    return sampled(draw(logits, np.array(rows, ROW)))  # reads the choices by their addresses
+
+
+def plain_rows(contexts: Sequence[Context]) -> list[Row] | None:
+    """How each token is chosen; None where a request's parameters change the model's logits."""
+    if any(is_adjusted(context.params) for context in contexts):
+        return None
+    return [_row(context, None) for context in contexts]
+
+
+def sampled(drawn: NDArray[Any]) -> list[Sampled]:
+    """From [n] DRAWN."""
     return list(map(Sampled, drawn["token"].tolist(), drawn["logprob"].tolist()))
 
 

@@ -1,6 +1,7 @@
 """Decode steps on the CPU, from tapes: the calls of all layers, recorded once.
 
     batch -> tensors that stay -> embedding -> tapes, each of a few layers, the last with the norm
+    how each token is chosen -> arrays that stay -> tape of the head and the draw
 
 The counterpart of pdrt.runner.graphs. One tape serves any number of rows, since the number is said
 when it is replayed. What a layer makes on its way is written to the same tensors in each layer.
@@ -8,15 +9,19 @@ when it is replayed. What a layer makes on its way is written to the same tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pdrt._C import StepTape
 from pdrt.kernels import cpu
+from pdrt.kernels.cpu_draw import DRAWN, ROW, draw
 from pdrt.kernels.cpu_linear import PackedLinear
 from pdrt.model.batch import Batch
 from pdrt.model.decoder import Decoder
@@ -45,6 +50,7 @@ class DecodeTapes:
 
     Attributes:
         tapes: calling `replay(num_rows)` of one after the other computes all layers.
+        head: what follows them, where tokens are chosen from the model's own logits.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class DecodeTapes:
         starts = range(0, len(layers), LAYERS_OF_A_TAPE)
         self._normed: Tensor  # what the last tape ends with
         self.tapes = [self._record(layers[i : i + LAYERS_OF_A_TAPE]) for i in starts]
+        self.head = HeadTape(decoder, self._normed)
 
     @property
     def max_rows(self) -> int:
@@ -116,17 +123,50 @@ class DecodeTapes:
     def _record(self, layers: Sequence[tuple[int, Tensor]]) -> StepTape:
         """Writes down the calls of these layers for the most rows. Nothing is computed."""
         decoder = self._decoder.with_kernels(self._kernels)
-        tape = StepTape()
-        tape.start()
-        try:
+        with _recorded() as tape:
             for index, kv_layer in layers:
                 self._kernels.begin_layer()
                 decoder.layer(index, self._residual, self._static, kv_layer)
             if layers[-1][0] == decoder.num_layers - 1:
                 self._normed = decoder.normed(self._residual)
-        finally:
-            tape.stop()
         return tape
+
+
+class HeadTape:
+    """Logits of what the last tape wrote, and the draw from them.
+
+    Between the two is no Python, so the threads that computed the logits are still awake.
+    """
+
+    def __init__(self, decoder: Decoder, normed: Tensor) -> None:
+        self._normed = normed
+        self._rows = np.zeros(len(normed), ROW)
+        self._drawn = np.empty(len(normed), DRAWN)
+        with _recorded() as self.tape:
+            self._logits: NDArray[np.float32] = decoder.logits(normed).numpy()
+            draw(self._logits, self._rows, self._drawn)
+
+    def fits(self, hidden: Tensor) -> bool:
+        """Whether these are the first rows of what the last tape wrote."""
+        return hidden.data_ptr() == self._normed.data_ptr()
+
+    def draw(self, rows: Sequence[tuple[Any, ...]]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """[n, vocab_size] logits and [n] DRAWN of n rows of ROW; valid until the next draw."""
+        count = len(rows)
+        self._rows[:count] = rows
+        self.tape.replay(count)
+        return self._logits[:count], self._drawn[:count]
+
+
+@contextmanager
+def _recorded() -> Iterator[StepTape]:
+    """Writes down the kernels that are called within, and computes none."""
+    tape = StepTape()
+    tape.start()
+    try:
+        yield tape
+    finally:
+        tape.stop()
 
 
 def _with_result_like_first(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
