@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt import Engine, SamplingParams
+from pdrt.bench.flags import positive
 from pdrt.bench.report import emit, provenance
 
 FULL = 128  # tokens of full pages of 16
@@ -61,7 +62,7 @@ def measure(engine: Engine, rounds: int, seed: int) -> list[dict[str, float]]:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.followers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=positive, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="file for the JSON")
     args = parser.parse_args(argv)

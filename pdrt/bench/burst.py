@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
@@ -215,7 +216,7 @@ def _row(observed: Observed) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pdrt.bench burst", description=__doc__)
+    parser = bench_parser("burst", __doc__)
     parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
     parser.add_argument("--prompts", type=int, default=24, help="prompts in the burst")
     parser.add_argument("--rate", type=float, default=0.4, help="arrivals a second")

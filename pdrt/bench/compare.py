@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench import measures, pages
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.measures import MEASURES, Measure, Result
 from pdrt.bench.statistics import Comparison, Estimate, compare
 from pdrt.bench.tables import Table
@@ -176,11 +177,7 @@ def picture(first: Side, second: Side, found: Sequence[Row]) -> bytes:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("compare", __doc__)
     parser.add_argument("first", metavar="A.json[,A2.json...]")
     parser.add_argument("second", metavar="B.json[,B2.json...]")
     parser.add_argument("--confidence", type=float, default=0.99)

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pdrt.bench import pages
-from pdrt.bench.engine_flags import positive
+from pdrt.bench.flags import add_server_flags, bench_parser, positive
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.driver import Load
@@ -170,13 +170,8 @@ def agreement(seen: Mapping[str, Seen]) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
-    parser.add_argument("--flags", default="", help="more flags of pdrt.serve, for both")
+    parser = bench_parser("demo", __doc__)
+    add_server_flags(parser)
     parser.add_argument("--streams", type=positive, default=3)
     parser.add_argument("--stream-tokens", type=positive, default=900, help="output of each stream")
     parser.add_argument("--burst-after", type=float, default=3.0, help="seconds of streams alone")

@@ -10,13 +10,6 @@ from pdrt.config import Settings
 from pdrt.errors import ConfigError
 
 
-def positive(text: str) -> int:
-    """The type of a flag that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")

@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from pdrt.bench.engine_flags import positive
+from pdrt.bench.flags import add_server_flags, bench_parser, positive
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.flags import served_model
@@ -117,13 +117,8 @@ def as_table(found: Mapping[str, Sequence[Costs]]) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench frontend",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
-    parser.add_argument("--flags", default="", help="more flags of pdrt.serve")
+    parser = bench_parser("frontend", __doc__)
+    add_server_flags(parser)
     parser.add_argument("--streams", type=positive, default=16, help="requests at once")
     parser.add_argument("--input-len", type=int, default=130)
     parser.add_argument("--output-len", type=int, default=128)

@@ -29,6 +29,7 @@ import numpy as np
 
 from pdrt.bench import burst
 from pdrt.bench.decode_step import Json, decode_step, handoff
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.bench.setups import SETUPS, UNIFIED, WITH_MPS, Setup, engine_settings
 from pdrt.bench.stopping import stoppable
@@ -153,11 +154,7 @@ def ratio_row(points: Sequence[Json], share: float) -> Iterator[Json]:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench frontier",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("frontier", __doc__)
     parser.add_argument("--model", default="microsoft/phi-2")
     parser.add_argument("--load-format", default="dummy", help="auto for a model's own weights")
     parser.add_argument("--device", default="auto")

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.bench.tables import Table
@@ -105,11 +106,7 @@ async def measure(
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench handoff",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("handoff", __doc__)
     add_engine_flags(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[0, 4])
     parser.add_argument("--requests", type=positive, default=20)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.report import ROOT, commit
 from pdrt.bench.suite.parts import Outcome, Part, Runner
 from pdrt.bench.suite.summary import Run, write_summary
@@ -25,11 +26,7 @@ LIMIT = 180.0  # seconds of one bench
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("kernels", __doc__)
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where results are written")
     parser.add_argument("--only", default="", metavar="NAME", help="benches whose name has this")
     parser.add_argument("--quick", action="store_true", help="fewer cases and repetitions")

@@ -18,7 +18,8 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
@@ -31,11 +32,7 @@ READS = 5
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench latency",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("latency", __doc__)
     add_engine_flags(parser)
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8, 16])
     parser.add_argument("--input-len", type=int, default=130)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.load.datasets import Lengths
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, provenance
@@ -28,7 +29,7 @@ PROGRESS_AFTER = 5.0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pdrt.bench offline", description=__doc__)
+    parser = bench_parser("offline", __doc__)
     add_engine_flags(parser)
     parser.add_argument("--num-prompts", type=positive, default=32)
     parser.add_argument("--input-len", type=int, default=130)

@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from pdrt import _C, machine
-from pdrt.bench.engine_flags import add_engine_flags, engine_settings, positive
+from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.reader import own_weights
 from pdrt.bench.report import emit, provenance
@@ -164,11 +165,7 @@ def as_table(row: dict[str, object]) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench profile",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("profile", __doc__)
     add_engine_flags(parser)
     parser.add_argument("--prefill-tokens", type=positive, nargs="*", default=[130, 512])
     parser.add_argument("--batch-sizes", type=positive, nargs="*", default=[1, 8, 64])

@@ -27,6 +27,7 @@ from msgspec import structs
 from torch import Tensor
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.predictions import go_on, read, same_until
 from pdrt.bench.profile import bound_threads
@@ -40,11 +41,7 @@ from pdrt.startup import Plan, make_plan
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench quantization",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("quantization", __doc__)
     add_engine_flags(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="file to read from (default: the help that Python brings)")

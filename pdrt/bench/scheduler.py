@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pdrt.bench.decode_step import microseconds
-from pdrt.bench.engine_flags import positive
+from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.tables import Table
@@ -88,11 +88,7 @@ def timed(call: Callable[[], object], times: int) -> list[float]:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench scheduler",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("scheduler", __doc__)
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8, 64])
     parser.add_argument("--turns", type=positive, default=500)
     parser.add_argument("--output", help="file for the JSON")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.datasets import lookalikes
 from pdrt.bench.load.driver import Load, Run, run_load
@@ -38,11 +39,7 @@ PROGRESS_AFTER = 5.0  # seconds; what ends sooner needs no bar
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("serve", __doc__)
     add_target_flags(parser)
     add_load_flags(parser)
     add_arrival_flags(parser)

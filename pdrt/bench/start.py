@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from pdrt.bench.flags import add_server_flags, bench_parser, positive
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.flags import served_model
@@ -77,14 +78,9 @@ def as_table(found: Sequence[Start]) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench start",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", default="", help="as of pdrt.serve (default: SmolLM2-135M)")
-    parser.add_argument("--flags", default="", help="more flags of pdrt.serve")
-    parser.add_argument("--starts", type=int, default=4)
+    parser = bench_parser("start", __doc__)
+    add_server_flags(parser)
+    parser.add_argument("--starts", type=positive, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="file for the JSON")
     return parser.parse_args(argv)

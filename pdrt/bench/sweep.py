@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench import pages
+from pdrt.bench.flags import bench_parser
 from pdrt.bench.frontiers import between
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.datasets import lookalikes
@@ -114,11 +115,7 @@ def warm_up_load(args: argparse.Namespace, writer: Writer) -> Load:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pdrt.bench sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = bench_parser("sweep", __doc__)
     parser.add_argument("--server", action="append", required=True, metavar="NAME=COMMAND")
     parser.add_argument("--goodput", nargs="+", required=True, metavar="NAME:MS")
     parser.add_argument(
