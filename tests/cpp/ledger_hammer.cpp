@@ -43,7 +43,7 @@ struct World {
   std::vector<uint64_t> pool = std::vector<uint64_t>((GEOMETRY.num_pages + 1) * GEOMETRY.page_size);
   std::atomic<bool> closing{false}, closed{false};  // no more claims: asked for, and promised
   std::atomic<bool> over{false};
-  std::atomic<uint64_t> finished{0}, claimed{0};
+  std::atomic<uint64_t> finished{0}, claimed{0}, copied{0};
 
   SlotWord word(uint32_t slot) const { return memory.slot_words[slot].get(); }
   uint32_t num_prompt(uint32_t slot) const { return get(memory.slots[slot].num_prompt_tokens); }
@@ -75,12 +75,21 @@ class Hammer {
   void handle(uint32_t slot) {
     const SlotWord word = w_.word(slot);
     if (word.phase == Phase::QUEUED) {
-      holder_.admit(slot, word.generation);
+      holder_.admit(slot, word.generation, [this](auto... of) { return copy(of...); });
     } else if (word.phase == Phase::SEALED) {
       holder_.take(slot, word.generation);
     } else if (word.held_by(holder_.instance())) {
       work(slot, word);
     }
+  }
+
+  // Another thread may write the same page now, but behind these tokens.
+  bool copy(uint32_t source, uint32_t destination, uint32_t num_tokens) {
+    for (uint32_t i = 0; i < num_tokens; ++i) {
+      w_.pool[destination * GEOMETRY.page_size + i] = w_.pool[source * GEOMETRY.page_size + i];
+    }
+    ++w_.copied;
+    return true;
   }
 
   void work(uint32_t slot, SlotWord word) {
@@ -225,7 +234,9 @@ void run(int seconds) {
   const PageCounts counts = world.memory.header->counts.get();
   must(counts.free + counts.cached == GEOMETRY.num_pages, "pages are still held");
   must(world.finished > 0 && world.finished <= world.claimed, "nothing finished");
-  std::printf("%lu requests, %lu finished\n", world.claimed.load(), world.finished.load());
+  must(world.copied > 0, "no page was copied");
+  std::printf("%lu requests, %lu finished, %lu pages copied\n", world.claimed.load(),
+              world.finished.load(), world.copied.load());
 }
 
 }  // namespace
