@@ -24,6 +24,7 @@ constexpr Geometry GEOMETRY{.num_pages = 24,
                             .max_model_len = 40,
                             .sealed_bound = 3,
                             .max_params_bytes = 16,
+                            .max_top_logprobs = 0,
                             .lock_timeout_ms = 200};
 constexpr uint32_t NUM_HAMMERS = 3;
 constexpr int32_t EOS = 0;
