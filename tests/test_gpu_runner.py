@@ -23,6 +23,7 @@ from pdrt.runner.gpu import GpuExecutor, gpu_executor
 from pdrt.runner.gpu_sampler import DeviceDrawing, sample_on_gpu
 from pdrt.runner.graphs import DecodeGraphs, buckets
 from pdrt.runner.logits import Context
+from pdrt.runner.page_copier import LEAST_TOKENS, PageCopier
 from pdrt.runner.rehearsal import rehearsed_batch
 from pdrt.runner.runner import Runner
 from pdrt.runner.sampler import sample
@@ -232,3 +233,16 @@ def test_the_sampler_of_the_gpu_chooses_as_that_of_the_cpu() -> None:
 
 def test_a_step_without_rows_that_sample_is_waited_for_as_well() -> None:
     assert DeviceDrawing(None, [], DEVICE).read() == []
+
+
+def test_a_page_s_first_tokens_are_copied_and_nothing_else_but_the_rest_of_their_page() -> None:
+    pool = torch.randn(5, 2, 2, 3, 16, 8, device=DEVICE)
+    before = pool.clone()
+    copier = PageCopier(pool)
+    copier.warm_up()
+    assert not copier.copy(1, 3, LEAST_TOKENS - 1)
+    assert torch.equal(pool, before)
+    assert copier.copy(1, 3, 11)
+    assert torch.equal(pool[3, ..., :11, :], before[1, ..., :11, :])
+    others = [0, 1, 2, 4]
+    assert torch.equal(pool[others], before[others])
