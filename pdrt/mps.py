@@ -14,6 +14,7 @@ Reference: https://docs.nvidia.com/deploy/mps
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,7 @@ class PrivateMps:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
+                start_new_session=True,  # so that it can be ended with the server that it starts
             )
         try:
             self._wait_until_it_answers()
@@ -117,7 +119,7 @@ class PrivateMps:
         """Waits for the end that was asked for; then by SIGTERM, then by SIGKILL."""
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
-                self._daemon.send_signal(number)
+                os.killpg(self._daemon.pid, number)
             try:
                 self._daemon.wait(timeout=STOP_SECONDS)
                 return

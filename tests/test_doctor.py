@@ -22,7 +22,7 @@ from pdrt import mps
 from pdrt.doctor import __main__ as doctor
 from pdrt.doctor import gpu, host
 from pdrt.doctor.finding import MISSING, NOTE, OK, Finding, examined, missing
-from tests.processes import is_running
+from tests.processes import eventually, is_running
 
 ROOT = Path(__file__).parent.parent
 
@@ -183,7 +183,16 @@ read command
 exit 0
 """
 SULKING = "#!/bin/sh\necho 'Cannot find MPS control daemon process'\nexit 1\n"
-DEAF = '#!/bin/sh\n[ "$1" = -f ] && exec sleep 60\nread command\n[ "$command" != quit ]\n'
+# As the real one does, it starts another program; neither of them ends when it is told to.
+DEAF = """#!/bin/sh
+if [ "$1" = -f ]; then
+    sleep 60 &
+    echo $! > "$(dirname "$0")/server"
+    wait
+fi
+read command
+[ "$command" != quit ]
+"""
 
 
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -224,14 +233,17 @@ def test_a_daemon_that_does_not_start_says_why_and_leaves_nothing(
     assert gpu.private_mps(has_device=True).status == MISSING
 
 
-def test_a_daemon_that_does_not_listen_is_ended_by_its_id(
+def test_a_daemon_that_does_not_listen_is_ended_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, DEAF)
     monkeypatch.setattr(mps, "STOP_SECONDS", 0.2)
     daemon = mps.PrivateMps()
+    server = int((tmp_path / "server").read_text())
+    assert is_running(server)
     daemon.stop()
     assert not is_running(daemon.pid)
+    assert eventually(lambda: not is_running(server), 5.0)
 
 
 def test_the_doctor_tries_a_private_daemon_only_where_a_device_is(
