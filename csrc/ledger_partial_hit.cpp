@@ -30,9 +30,9 @@ PartialHit LedgerState::find_partial_hit(uint32_t slot, uint32_t number) const {
   const uint32_t most = std::min(m.geometry().page_size - 1, num_tokens(slot) - 1 - start);
   PartialHit best;
   for (uint32_t other = 0; other < m.geometry().num_slots; ++other) {
+    if (other == slot || !m.slot_words[other].get().active()) continue;
     const SlotRecord& record = m.slots[other];
     const uint32_t computed = get(record.num_computed);
-    if (other == slot || !m.slot_words[other].get().active()) continue;
     if (get(record.num_pages) <= number || computed <= start) continue;
     if (number > 0 && !same_page(m, slot, other, number - 1)) continue;  // another prefix
     const PageRef ref = m.list_of(other)[number].get();
