@@ -97,6 +97,7 @@ class RequestOutput:
 
     prompt_logprobs: one entry for each token of the prompt, None for the first, which follows
     nothing; there from the first output token on, where they were asked for.
+    num_cached_tokens: of the prompt, those that others had computed when it was begun.
     """
 
     request_id: str

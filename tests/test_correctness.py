@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pdrt.request import SamplingParams
+from pdrt.stream import RequestStream
+from pdrt.tokenizer import Tokenizer
 from tests.in_process import Client, InProcessServer
 from tests.model_server import Shape, Weights, make_server, request
 from tests.oracle import Answer, answers, assert_equals
@@ -105,6 +108,24 @@ def test_preemption_does_not_change_tokens(smollm2_weights: Weights, mode: str) 
     )
     run(server, chosen)
     assert server.ledger.counters().preempted > 0
+
+
+def test_what_a_preempted_request_had_computed_itself_was_not_cached(tiny_llama: Path) -> None:
+    """Else its client would be told of more tokens from the cache than its prompt has."""
+    shape = Shape(num_pages=9, max_model_len=96, threads=1)
+    server, tokenizer = make_server(Weights(tiny_llama), shape), Tokenizer(tiny_llama)
+    asked = [request(f"r{i}", [i, 1, 2, 3, 4], max_tokens=80) for i in range(2)]
+    now = time.monotonic()
+    streams = [RequestStream(each, tokenizer, now, lambda: None) for each in asked]
+    for stream in streams:
+        stream.submit(server.router)
+    while not server.router.is_idle:
+        server.round()
+        for stream in streams:
+            stream.read()
+    assert server.ledger.counters().preempted > 0
+    assert server.ledger.counters().prefix_hit_tokens > 5
+    assert [stream.snapshot().num_cached_tokens for stream in streams] == [0, 0]
 
 
 def test_a_worker_that_dies_does_not_change_tokens(smollm2_weights: Weights) -> None:

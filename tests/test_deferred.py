@@ -133,3 +133,19 @@ def test_tokens_and_scores_are_those_of_one_step_in_flight(
     ends = [client.last.finish_reason for client in clients if client.last]
     assert {"stop", "length", *(["abort"] if readers else [])} == set(ends)
     assert (server.ledger.counters().preempted > 0) == (shape.num_pages < 100)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 17, 33])
+def test_a_prompt_whose_last_chunk_is_one_token_is_scored(
+    one_by_one: tuple[Weights, list[Request], list[Client]], num_tokens: int
+) -> None:
+    """No token of the prompt follows it, so that scoring waits for nothing before the draw."""
+    scored = SamplingParams(temperature=0.0, ignore_eos=True, prompt_logprobs=2, logprobs=0)
+    prompt = tuple(7 * j % 250 for j in range(num_tokens))
+    asked = Request("scored", None, prompt, scored, NUM_TOKENS, seed=0)
+    (expected,) = make_server(one_by_one[0], Shape(threads=1)).run([asked])
+    shape = Shape(chunk=16, deferred=True, threads=1)
+    (client,) = make_server(one_by_one[0], shape).run([asked])
+    assert (client.tokens, client.logprobs) == (expected.tokens, expected.logprobs)
+    assert client.prompt_scores == expected.prompt_scores
+    assert len(client.prompt_scores) == num_tokens - 1

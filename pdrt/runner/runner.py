@@ -137,9 +137,12 @@ class Runner:
 
     def _ask(self, row: Row) -> _Ask:
         params = self._params_of(row)
-        # Once there is output, the scores of the prompt are in the slot: nothing is done again.
+        # Once there is output, the scores of the prompt are in the slot: nothing is done again. Nor
+        # is there a token of the prompt behind its last one.
         scores_prompt = (
-            params.prompt_logprobs >= 0 and self._ledger.info(row.slot).num_output_tokens == 0
+            params.prompt_logprobs >= 0
+            and not (row.samples and row.num_tokens == 1)
+            and self._ledger.info(row.slot).num_output_tokens == 0
         )
         return _Ask(row, params, scores_prompt)
 
