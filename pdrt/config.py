@@ -193,9 +193,19 @@ def cache_dir() -> Path:
     """The folder for converted checkpoints: $XDG_CACHE_HOME/pdrt, else ~/.cache/pdrt.
 
     A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says.
+
+    Raises:
+        ConfigError: this user has no home, and XDG_CACHE_HOME is not set.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "pdrt"
+    if base.is_absolute():
+        return base / "pdrt"
+    try:
+        return Path.home() / ".cache" / "pdrt"
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home directory; set XDG_CACHE_HOME to a folder that can be written to"
+        ) from None
 
 
 def child_environment(threads: int) -> dict[str, str]:

@@ -165,6 +165,9 @@ class FrontEnd:
     def _hear_keeper(self) -> None:
         for message, fds in self._keeper.channel.receive():
             if isinstance(message, Serving):
+                if not fds:
+                    self._die(EngineDead("no file descriptor is free: raise ulimit -n"))
+                    break
                 self._ledger = Ledger.attach(fds[0])
                 os.close(fds[0])
                 self._router = Router(self._ledger, self._max_queued, self._sweep)
@@ -174,15 +177,20 @@ class FrontEnd:
                     self.server, num_pages=message.num_pages, kv_bytes=message.kv_bytes
                 )
             elif isinstance(message, WorkerUp):
-                self._connect(message, Channel.of_fd(fds[0]))
+                if fds:
+                    self._connect(message, Channel.of_fd(fds[0]))
+                else:  # the kernel drops what we have no room for; the worker ends and is replaced
+                    name = self.server.workers[message.index].name
+                    log.error("no file descriptor is free for %s: raise ulimit -n", name)
             elif isinstance(message, WorkerDown):
                 self._worker_down(message)
             elif isinstance(message, Failed):
                 self._die(process.as_error(message))
-        if self._keeper.channel.closed:
-            self._die(
-                EngineDead("the keeper process is gone, and with it all workers and their KV")
-            )
+        if self._keeper.channel.closed and not self.dead:
+            error = EngineDead("the keeper process is gone, and with it all workers and their KV")
+            if self._router:
+                log.error("%s; only a restart can help", error)
+            self._die(error)
         self._changed.set()
         self._flush()
 

@@ -24,21 +24,22 @@ def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
     If `build` raises, nothing is left. Parents are made private to the user (0700).
 
     Raises:
-        ModelError: a parent cannot be made.
+        ModelError: the folder, a parent or what is to be in it cannot be made or read.
     """
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         for parent in reversed(folder.parents):  # mkdir(parents=True): the mode of the last only
             parent.mkdir(exist_ok=True, mode=0o700)
+        with _locked(folder.with_name(folder.name + ".lock")):
+            if not folder.is_dir():  # another process may have made it while this one waited
+                _build(folder, build)
     except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
         raise ModelError(
-            f"the cache {folder.parent} cannot be made: {error.strerror}: {error.filename}; set "
-            "XDG_CACHE_HOME to a folder that can be written to"
+            f"the cache {folder.parent} cannot be made: {error.strerror or error}{place}; set "
+            "XDG_CACHE_HOME to a folder that can be written to and has room"
         ) from None
-    with _locked(folder.with_name(folder.name + ".lock")):
-        if not folder.is_dir():  # another process may have made it while this one waited
-            _build(folder, build)
     return folder
 
 

@@ -147,6 +147,11 @@ def no_weights(place: str, names: Iterable[str]) -> ModelError:
 def _headers(path: Path) -> dict[str, _Header]:
     """Of all tensors in a file, by name."""
     try:
+        with path.open("rb"):
+            pass  # safetensors calls every file that it may not read one that is not there
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    try:
         with safe_open(path, framework="numpy") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}
             return {

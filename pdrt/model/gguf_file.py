@@ -87,6 +87,8 @@ class GGUFFile:
 def _open(path: Path) -> gguf.GGUFReader:
     try:
         return gguf.GGUFReader(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise ModelError(
             f"{path} is not a GGUF file or is truncated ({error}); fetch it again"

@@ -117,12 +117,14 @@ def _local(model: str) -> Path | None:
     """
     if not model:
         return None
-    path = Path(model).expanduser().resolve()
     try:
+        path = Path(model).expanduser().resolve()
         if not path.exists():
             return None
     except OSError as error:  # a folder on the way may not be read, or the name is too long
         raise ModelError(f"model {model!r} cannot be looked for: {error.strerror}") from None
+    except RuntimeError as error:  # no user of that name
+        raise ModelError(f"model {model!r} cannot be looked for: {error}") from None
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json; give a folder in Hugging Face layout")
     if path.is_file() and path.suffix != ".gguf":

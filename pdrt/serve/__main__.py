@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import signal
 import socket
 import sys
 import time
+from types import FrameType
+from typing import NoReturn
 
 import msgspec
 from prometheus_client import disable_created_metrics
@@ -22,7 +26,7 @@ from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.sampling_params import SamplingParams
 from pdrt.serve.app import Server, create_app
 from pdrt.serve.flags import CommandLine, parse
-from pdrt.serve.server import is_loopback, listen, serve, url_of
+from pdrt.serve.server import is_loopback, listen, raise_open_files_limit, serve, url_of
 from pdrt.serve.summary import summary
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,9 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    # Until the server has handlers: the first process of a container ignores what has none.
+    signal.signal(signal.SIGTERM, _leave)
+    raise_open_files_limit()
     try:
         listener = listen(line.server.host, line.server.port, line.server.send_timeout)
         if not is_loopback(listener):
@@ -58,8 +65,26 @@ def _run(line: CommandLine, listener: socket.socket) -> int:
         seconds = _warm_up(engine)
         gc.collect()
         gc.freeze()  # what is there by now stays: a full collection need not look at it
-        print(summary(facts, name, url_of(listener), seconds), flush=True)
+        _tell(summary(facts, name, url_of(listener), seconds))
         return asyncio.run(serve(app, listener, server.lifecycle, line.engine.shutdown_timeout))
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _tell(text: str) -> None:
+    """Prints it where that can be done: a pipe that is closed, a disk that is full or an encoding
+    without its letters is no reason not to serve."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        print(text, flush=True)
+    except OSError as error:
+        log.warning("cannot print what runs: %s", error.strerror)
+        with open(os.devnull, "w") as nothing:  # what is left in the buffer goes there at the end
+            os.dup2(nothing.fileno(), 1)
 
 
 def _warm_up(engine: Engine) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from pdrt.serve.lifecycle import Lifecycle
 
 MAX_HEADER_BYTES = 64 * 1024
 SEND_BUFFER_BYTES = 256 * 1024  # of the kernel, for each connection
+BACKLOG = 1024  # connections that the kernel keeps until they are accepted
+ACCEPTED_AT_ONCE = 8  # so that ChunkProtocol sees them before there are too many
 KEEP_ALIVE_SECONDS = 75
 CLOSE_SECONDS = 2  # for last chunks to leave once all requests are done
 
@@ -36,7 +39,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]  # without the address again
         raise ConfigError(
@@ -48,6 +51,15 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(send_timeout * 1000))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)
     return listener
+
+
+def raise_open_files_limit() -> None:
+    """To what the system allows: each client takes one, and the usual 1024 are soon gone."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # some systems forbid what they call the limit
 
 
 def url_of(listener: socket.socket) -> str:
@@ -68,6 +80,12 @@ class _Uvicorn(uvicorn.Server):
         """Signals are handled by `serve` below."""
         return nullcontext()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """asyncio takes as many connections at a time as it tells the kernel to keep waiting."""
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(BACKLOG)
+
 
 async def serve(
     app: ASGIApp, listener: socket.socket, lifecycle: Lifecycle, shutdown_timeout: float
@@ -85,6 +103,7 @@ async def serve(
         access_log=log.isEnabledFor(logging.DEBUG),
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )

@@ -62,8 +62,14 @@ class Child:
         if self.pidfd < 0:
             return ""
         self.channel.close()
-        select.select([self.pidfd], [], [], LEAVE_SECONDS if seconds is None else seconds)
+        self._has_ended(LEAVE_SECONDS if seconds is None else seconds)
         return self.close()
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Waits for its end. Not by `select`: a user's program may have a thousand files open."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> str:
         """Kills it if it still runs, waits, and gives back its descriptors. Idempotent."""
@@ -93,11 +99,21 @@ def spawn(
         [sys.executable, "-m", module],
         stdin=theirs.fileno(),
         stdout=2,  # our standard output belongs to the user's program
+        cwd=_folder_to_run_in(),
         env={**config.child_environment(threads), **(environment or {})},
         start_new_session=new_session,
     )
     theirs.close()
     return Child(name, process, ours)
+
+
+def _folder_to_run_in() -> str | None:
+    """None: ours. Where that has been deleted, MKL would end the child as it loads."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "/"
+    return None
 
 
 def end_all(children: Sequence[Child], in_order: bool) -> list[str]:
@@ -121,6 +137,8 @@ def begin(name: str, frame: type[F], die_with_parent: bool = True) -> tuple[Chan
     if die_with_parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = Channel.of_fd(os.dup(0))
+    if _is_orphaned(channel):
+        raise SystemExit  # before the order is read, which may be to load for minutes
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     while not channel.closed:
@@ -129,6 +147,16 @@ def begin(name: str, frame: type[F], die_with_parent: bool = True) -> tuple[Chan
             assert isinstance(message, frame), message
             return channel, message, fds
     raise SystemExit  # the parent died before it said what to do
+
+
+def _is_orphaned(channel: Channel) -> bool:
+    """Whether the parent died while this process imported, before the kernel was told to kill it.
+
+    What it sent first is still there to be read, so an end of file would be seen too late.
+    """
+    poll = select.poll()
+    poll.register(channel, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
 
 
 def begin_work(name: str, level: str) -> None:
