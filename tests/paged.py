@@ -59,8 +59,13 @@ class PagedModel:
     def take_page(self) -> int:
         return self._free.pop()
 
-    def logits(self, *parts: tuple[Request, Sequence[int]]) -> Tensor:
-        """Computes the next tokens of some requests in one step: [all tokens, vocab] float32."""
+    def logits(
+        self, *parts: tuple[Request, Sequence[int]], wanted: Sequence[int] | None = None
+    ) -> Tensor:
+        """Computes the next tokens of some requests in one step: [tokens, vocab] float32.
+
+        Of all tokens, or of those that are wanted, by their index in the step.
+        """
         rows = [request.extend(tokens) for request, tokens in parts]
         width = max(len(request.pages) for request, _ in parts)
         table = np.zeros((len(parts), width), np.int32)
@@ -74,7 +79,7 @@ class PagedModel:
             page_table=torch.from_numpy(table),
             cu_seqlens_q=torch.from_numpy(ends),
             seq_lens=torch.tensor([r.num_tokens for r, _ in parts], dtype=torch.int32),
-            wanted=torch.arange(int(ends[-1])),
+            wanted=torch.tensor(range(int(ends[-1])) if wanted is None else wanted).long(),
         )
         return self.decoder.logits(
             self.decoder.forward(batch, self.pool.unbind(1), self._layer_done)

@@ -48,6 +48,22 @@ def test_a_row_does_not_see_the_other_rows_of_its_step(checkpoint: Path) -> None
     torch.testing.assert_close(together[-1], alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("wanted", [[32], [0, 20, 31, 39], []])
+def test_tokens_that_are_wanted_have_the_bits_of_all_and_all_have_kv(
+    checkpoint: Path, wanted: list[int]
+) -> None:
+    """After the last layer's KV nothing is computed of the others."""
+    model, first, second = PagedModel(checkpoint), random_tokens(33), random_tokens(7, seed=1)
+    requests = [(model.request(), model.request()) for _ in range(2)]
+    whole, some = (
+        model.logits((one, first), (other, second), wanted=which)
+        for (one, other), which in zip(requests, (None, wanted), strict=True)
+    )
+    assert torch.equal(some, whole[wanted])
+    after = [model.logits((one, [5]), (other, [6])) for one, other in requests]
+    assert torch.equal(*after)
+
+
 def test_progress_is_told_after_each_layer(tiny_llama: Path) -> None:
     model = PagedModel(tiny_llama)
     model.logits((model.request(), [1, 2, 3]))

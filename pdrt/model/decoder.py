@@ -97,18 +97,38 @@ class Decoder:
             [num_wanted, hidden_size], normed, for `logits`.
         """
         residual = self.embed(batch.input_ids)
-        for index in range(len(self._layers)):
+        *layers, last = range(len(self._layers))
+        for index in layers:
             self.layer(index, residual, batch, kv_layers[index])
             on_layer()
-        return self.normed(residual[batch.wanted])
+        residual = self._last_layer(last, residual, batch, kv_layers[last])
+        on_layer()
+        return self.normed(residual)
 
     def layer(self, index: int, residual: Tensor, batch: Batch, kv_layer: Tensor) -> None:
         """Adds a layer's attention and MLP to the residual, by calls of the backend alone."""
+        x = self._norm(self._layers[index].attention_norm, residual)
+        self._add_both(index, x, self._attention(index, x, batch, kv_layer), residual)
+
+    def _last_layer(self, index: int, residual: Tensor, batch: Batch, kv_layer: Tensor) -> Tensor:
+        """The same, and then the rows that are wanted: of all others only KV is left to be made.
+
+        A prompt wants its last token, so this is most of one layer's work less.
+        """
+        x = self._norm(self._layers[index].attention_norm, residual)
+        heads = self._attention(index, x, batch, kv_layer)
+        if len(batch.wanted) < len(residual):
+            x, heads, residual = (each[batch.wanted] for each in (x, heads, residual))
+        if len(residual):
+            self._add_both(index, x, heads, residual)
+        return residual
+
+    def _add_both(self, index: int, x: Tensor, heads: Tensor, residual: Tensor) -> None:
+        """Adds what attention and MLP give; x: the layer's input, normed."""
         layer = self._layers[index]
-        x = self._norm(layer.attention_norm, residual)
         # Before attention adds to the residual, where both read it as it was.
         y = self._mlp_input(layer, x, residual) if self._spec.parallel else None
-        self._attention(index, x, batch, kv_layer, residual)
+        self._add(residual, layer.attention_out, heads)
         self._mlp(layer, self._mlp_input(layer, x, residual) if y is None else y, residual)
 
     def normed(self, residual: Tensor) -> Tensor:
@@ -132,9 +152,8 @@ class Decoder:
         scale = self._spec.embedding_scale
         return embedded if scale == 1.0 else embedded * torch.tensor(scale, dtype=embedded.dtype)
 
-    def _attention(
-        self, index: int, x: Tensor, batch: Batch, kv_layer: Tensor, residual: Tensor
-    ) -> None:
+    def _attention(self, index: int, x: Tensor, batch: Batch, kv_layer: Tensor) -> Tensor:
+        """[num_tokens, num_heads * head_dim] of [num_tokens, hidden_size]; writes their KV."""
         spec, layer = self._spec, self._layers[index]
         query = self._kernels.rope_kv_write(
             self._kernels.linear(x, layer.qkv.weight, layer.qkv.bias),
@@ -157,7 +176,7 @@ class Decoder:
             self._scale,
             spec.windows[index],
         )
-        self._add(residual, layer.attention_out, heads.flatten(1))
+        return heads.flatten(1)
 
     def _mlp_input(self, layer: _Layer, x: Tensor, residual: Tensor) -> Tensor:
         return x if layer.mlp_norm is None else self._norm(layer.mlp_norm, residual)
