@@ -23,10 +23,8 @@ def as_pairs(prompts: Prompts, params: ParamsForEach) -> list[tuple[Prompt, Samp
         InvalidRequest: there are several parameters, and not one for each prompt.
     """
     many = _as_prompts(prompts)
-    if params is None or isinstance(params, (SamplingParams, dict)):
-        return [(prompt, SamplingParams.of(params)) for prompt in many]
     if isinstance(params, str) or not isinstance(params, Sequence):
-        return [(prompt, SamplingParams.of(params)) for prompt in many]  # which refuses it
+        return [(prompt, SamplingParams.of(params)) for prompt in many]  # refuses what is none
     if len(params) != len(many):
         raise InvalidRequest(
             f"{len(many)} prompts and {len(params)} sampling parameters; give one for all, or one "

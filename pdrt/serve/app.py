@@ -104,7 +104,8 @@ def _add_generation(app: FastAPI, server: Server) -> None:
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         server.check_model(body.model)
         body.check()
-        messages, options = [message.plain() for message in body.messages], body.chat_options()
+        messages = [each.model_dump(include={"role", "content"}) for each in body.messages]
+        options = body.chat_options()
         job = Job(
             encode=lambda: [engine.encode_chat(messages, options)],
             num_chars=len(await request.body()),

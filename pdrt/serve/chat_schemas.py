@@ -32,14 +32,6 @@ class Message(Body):
         if self.content is None:
             raise InvalidRequest(f"{name}.content is missing; give text", f"{name}.content")
 
-    def plain(self) -> dict[str, str]:
-        """What a chat template reads."""
-        if isinstance(self.content, list):
-            text = "".join(part.text for part in self.content)
-        else:
-            text = self.content or ""
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
 
 class ChatBody(GenerationBody):
     messages: Annotated[list[Message], Field(fail_fast=True)]
