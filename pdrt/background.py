@@ -40,7 +40,7 @@ class LoopThread:
             except Exception as error:
                 future.set_exception(error)
 
-        if os.getpid() != self._owner:  # the thread was not forked with it
+        if not self.is_ours:
             future.set_exception(
                 EngineDead(
                     f"this engine belongs to process {self._owner}, from which this one was "
@@ -50,6 +50,11 @@ class LoopThread:
         elif not call_soon(self._loop, run):
             future.set_exception(EngineDead("the engine was shut down"))
         return future
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a forked child, which has neither the thread nor a right to end anything."""
+        return os.getpid() == self._owner
 
     def run(self, coroutine: Coroutine[object, object, T]) -> Future[T]:
         """Runs a coroutine in the thread's loop."""

@@ -80,7 +80,7 @@ class Engine:
         self._thread, self._front = start_front_end(
             self.plan.server, self.settings.max_queued_requests
         )
-        self._finalizer = weakref.finalize(self, _stop, os.getpid(), self._thread, self._front)
+        self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
 
     @overload
     def generate(
@@ -249,8 +249,7 @@ class Engine:
             self._thread.call(stream.leave_ended, self._front)
 
 
-def _stop(owner: int, thread: LoopThread, front: FrontEnd) -> None:
+def _stop(thread: LoopThread, front: FrontEnd) -> None:
     """What `shutdown`, garbage collection and the interpreter's exit have in common."""
-    if os.getpid() != owner:
-        return  # a forked child, which has neither the thread nor a right to end anything
-    thread.stop(partial(front.stop, EngineDead("the engine was shut down")))
+    if thread.is_ours:
+        thread.stop(partial(front.stop, EngineDead("the engine was shut down")))
