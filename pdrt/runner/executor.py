@@ -138,9 +138,10 @@ class CpuExecutor:
     ) -> Drawn:
         if not contexts:
             return Drawn([])
-        plain = plain_rows(contexts)
-        if self.tapes is not None and plain is not None and self.tapes.head.fits(hidden):
-            logits, drawn = self.tapes.head.draw(plain)
+        head = self.tapes.head if self.tapes is not None else None
+        plain = plain_rows(contexts) if head is not None and head.fits(hidden) else None
+        if head is not None and plain is not None:
+            logits, drawn = head.draw(plain)
             tokens = sampled(drawn)
         else:
             logits = self.logits(hidden).numpy()

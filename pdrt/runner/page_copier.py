@@ -41,13 +41,12 @@ class PageCopier:
             return
         from pdrt import _C_cuda  # only there where it was built
 
-        page = self._pool[0]
         _C_cuda.page_copy_list(
             device=self._pool.device.index,
             stream=self._stream.cuda_stream,
             source=self._pool.data_ptr(),
             destination=self._pool.data_ptr(),
-            page_bytes=page.numel() * page.element_size(),
+            page_bytes=self._pool.stride(0) * self._pool.element_size(),
             pairs=[(source, destination)],
         )
         self._stream.synchronize()

@@ -61,12 +61,11 @@ class ChunkProtocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         assert config.h11_max_incomplete_event_size is not None
         self.conn = ChunkConnection(h11.SERVER, config.h11_max_incomplete_event_size)
-        self._most_connections = most_connections()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._most_connections:
-            self._refuse()
+        if len(self.connections) > (most := most_connections()):
+            self._refuse(most)
         else:
             self._expect_more()
 
@@ -82,14 +81,13 @@ class ChunkProtocol(H11Protocol):
         else:
             super().shutdown()
 
-    def _refuse(self) -> None:
+    def _refuse(self, most: int) -> None:
         """Before the system does, which costs a core and megabytes of log, and takes from workers
         that are restarted what they need."""
         self.transport.abort()
         now = self.loop.time()
         if now >= ChunkProtocol._next_line:
             ChunkProtocol._next_line = now + SECONDS_BETWEEN_LINES
-            most = self._most_connections
             log.warning("more than %d connections: new ones are closed; raise ulimit -n", most)
 
     def _expect_more(self) -> None:

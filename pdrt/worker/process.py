@@ -62,14 +62,14 @@ class Child:
         if self.pidfd < 0:
             return ""
         self.channel.close()
-        self._has_ended(LEAVE_SECONDS if seconds is None else seconds)
+        self._wait(LEAVE_SECONDS if seconds is None else seconds)
         return self.close()
 
-    def _has_ended(self, seconds: float) -> bool:
-        """Waits for its end. Not by `select`: a user's program may have a thousand files open."""
+    def _wait(self, seconds: float) -> None:
+        """For its end. Not by `select`: a user's program may have a thousand files open."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        poll.poll(seconds * 1000)
 
     def close(self) -> str:
         """Kills it if it still runs, waits, and gives back its descriptors. Idempotent."""
