@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 pytest_plugins = [
     "tests.fixtures_checkpoints",
     "tests.fixtures_driver",
+    "tests.fixtures_engine",
     "tests.fixtures_hub",
     "tests.fixtures_kernels",
     "tests.fixtures_clock",

@@ -203,6 +203,13 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Pa
     return program
 
 
+@pytest.fixture
+def children_with_driver(monkeypatch: pytest.MonkeyPatch, driver: Path) -> None:
+    """Processes that are started find the stand-in for NVIDIA's driver."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    monkeypatch.setenv("TRACE", os.devnull)
+
+
 def test_a_private_daemon_has_a_folder_of_its_own_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,22 +254,18 @@ def test_a_daemon_that_does_not_listen_is_ended_with_all_that_it_started(
 
 
 def test_the_doctor_tries_a_private_daemon_only_where_a_device_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children_with_driver: None
 ) -> None:
     stand_in(tmp_path, monkeypatch, DAEMON)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
-    monkeypatch.setenv("TRACE", os.devnull)
     assert gpu.private_mps(has_device=True).status == OK
     assert gpu.private_mps(has_device=False).found.endswith("not tried: no device can be used")
 
 
 def test_a_daemon_that_serves_no_client_is_of_no_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children_with_driver: None
 ) -> None:
     """As where the server of MPS, which the first client needs, cannot start."""
     stand_in(tmp_path, monkeypatch, DAEMON)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
-    monkeypatch.setenv("TRACE", os.devnull)
     monkeypatch.setattr(mps.tempfile, "tempdir", str(tmp_path))
     with mps.PrivateMps() as daemon:
         daemon.try_client(0)

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from pdrt.bench.load.servers import free_port
 from pdrt.config import cache_dir, settings_of
 from pdrt.errors import ConfigError, ModelError
 from pdrt.loading_messages import Load
@@ -27,11 +28,6 @@ from pdrt.serve.limits import BodyLimit
 from pdrt.startup import make_plan
 from pdrt.worker import process
 from tests.processes import children, eventually
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def is_ready(port: int) -> bool:
