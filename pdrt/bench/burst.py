@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from pdrt.bench.flags import bench_parser
+from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
@@ -226,13 +225,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        seen = run(args)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    seen = run(args)
     separated, unified = (percentiles(seen[mode].gaps)["p99"] for mode in MODES)
     result: dict[str, object] = {
         "bench": "burst",

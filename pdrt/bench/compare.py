@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench import measures, pages
-from pdrt.bench.flags import bench_parser
+from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.measures import MEASURES, Measure, Result
 from pdrt.bench.statistics import Comparison, Estimate, compare
 from pdrt.bench.tables import Table
-from pdrt.errors import ConfigError, PdrtError
+from pdrt.errors import ConfigError
 
 LISTS = ("ttfts", "itls", "output_lens", "errors", "start_times")
 SAME_LOAD = (
@@ -185,15 +184,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        if not 0.5 <= args.confidence < 1:
-            raise ConfigError(f"--confidence is {args.confidence}; give 0.5 up to, not with, 1")
-        first, second = Side.read(args.first), Side.read(args.second)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    if not 0.5 <= args.confidence < 1:
+        raise ConfigError(f"--confidence is {args.confidence}; give 0.5 up to, not with, 1")
+    first, second = Side.read(args.first), Side.read(args.second)
     found = rows(first, second, args.confidence)
     said = [f"A: {first.title} ({first.name})", f"B: {second.title} ({second.name})"]
     said += notes(first, second, args.confidence)

@@ -11,7 +11,6 @@ Gaps are of the streams, from the burst's first arrival to its last prompt's fir
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pdrt.bench import pages
-from pdrt.bench.flags import add_server_flags, bench_parser, positive
+from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.driver import Load
@@ -185,14 +184,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        demo = make_demo(args, Vocabulary(resolve(args.model, cache_dir())))
-        seen = {mode: run_mode(mode, args, demo) for mode in MODES}
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    demo = make_demo(args, Vocabulary(resolve(args.model, cache_dir())))
+    seen = {mode: run_mode(mode, args, demo) for mode in MODES}
     print(f"{agreement(seen)}\n\n{table(seen).as_text()}\n")
     command = " ".join(["python -m pdrt.bench demo", *argv])
     origin = f"{command}; {provenance(command)['machine']}"

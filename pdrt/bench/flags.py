@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+from pdrt.errors import PdrtError
+
+Main = Callable[[Sequence[str]], int]
 
 
 def bench_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -25,3 +32,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def told(main: Main) -> Main:
+    """A bench's main, whose errors of ours end it with a line on stderr and exit code 1."""
+
+    @wraps(main)
+    def call(argv: Sequence[str]) -> int:
+        try:
+            return main(argv)
+        except PdrtError as error:
+            print(f"pdrt: {error}", file=sys.stderr)
+            return 1
+
+    return call

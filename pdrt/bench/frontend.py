@@ -11,13 +11,12 @@ time in ticks of 10 ms: a load should give a thousand tokens and more.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
 
-from pdrt.bench.flags import add_server_flags, bench_parser, positive
+from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.flags import served_model
@@ -128,13 +127,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        found = measure(args)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    found = measure(args)
     print(as_table(found))
     command = " ".join(["python -m pdrt.bench frontend", *argv])
     emit({"bench": "frontend", **provenance(command), **summary(found)}, args.output)

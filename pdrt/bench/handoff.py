@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.flags import bench_parser, positive
+from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.bench.tables import Table
@@ -142,14 +141,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     command = " ".join(["python -m pdrt.bench handoff", *argv])
-    try:
-        rows = run(args)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    rows = run(args)
     print(as_table(rows))
     emit({"bench": "handoff", **provenance(command), "rows": rows}, args.output)
     return 0

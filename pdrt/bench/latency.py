@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.flags import bench_parser, positive
+from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, percentiles, provenance
 from pdrt.engine import Engine
-from pdrt.errors import PdrtError
 from pdrt.machine import num_cores
 from pdrt.sampling_params import SamplingParams
 
@@ -130,14 +128,11 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     return {"read_gb_s": read, "rows": rows, "engine": facts}
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     command = " ".join(["python -m pdrt.bench latency", *argv])
-    try:
-        result = {"bench": "latency", **provenance(command), **measure(args)}
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    result = {"bench": "latency", **provenance(command), **measure(args)}
     print(f"reads {result['read_gb_s']:.1f} GB/s")
     for row in result["rows"]:  # type: ignore[attr-defined]
         step = row["step_ms"] or {"p50": float("nan"), "p99": float("nan")}

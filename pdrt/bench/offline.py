@@ -7,7 +7,6 @@ throughput`, and more.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.flags import bench_parser, positive
+from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.load.datasets import Lengths
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.report import emit, provenance
@@ -99,14 +98,11 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     command = " ".join(["python -m pdrt.bench offline", *argv])
-    try:
-        result = {"bench": "offline", **provenance(command), **measure(args)}
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    result = {"bench": "offline", **provenance(command), **measure(args)}
     print(
         f"{args.num_prompts} prompts in {result['elapsed_time']:.2f} s: "
         f"{result['output_tokens_per_second']:.1f} output tok/s, "

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,14 +29,14 @@ from tqdm import tqdm
 
 from pdrt import _C, machine
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.flags import bench_parser, positive
+from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.reader import own_weights
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.spans import Spans
 from pdrt.bench.tables import Table
 from pdrt.devices import CPU
-from pdrt.errors import ConfigError, PdrtError
+from pdrt.errors import ConfigError
 from pdrt.kernels import cpu
 from pdrt.kv.pool import kv_pool
 from pdrt.kv.shape import KVShape
@@ -221,13 +220,10 @@ def _rows(profiled: Profiled, args: argparse.Namespace) -> list[dict[str, object
     return rows
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        rows = run(args)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    rows = run(args)
     print("\n\n".join(as_table(row) for row in rows))
     command = " ".join(["python -m pdrt.bench profile", *argv])
     emit({"bench": "profile", **provenance(command), "rows": rows}, args.output)

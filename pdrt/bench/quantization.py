@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +26,14 @@ from msgspec import structs
 from torch import Tensor
 
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
-from pdrt.bench.flags import bench_parser
+from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.predictions import go_on, read, same_until
 from pdrt.bench.profile import bound_threads
 from pdrt.bench.reader import Reader, Tokens
 from pdrt.bench.report import emit, provenance
 from pdrt.bench.tables import Table
-from pdrt.errors import ConfigError, PdrtError
+from pdrt.errors import ConfigError
 from pdrt.kernels.cpu_linear import PackedLinear, unpacked
 from pdrt.model.weights import Weight
 from pdrt.startup import Plan, make_plan
@@ -172,14 +171,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         return measure(plan, args)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     command = " ".join(["python -m pdrt.bench quantization", *argv])
-    try:
-        result = {"bench": "quantization", **provenance(command), **run(args)}
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    result = {"bench": "quantization", **provenance(command), **run(args)}
     print(as_text(result))
     emit(result, args.output)
     return 0

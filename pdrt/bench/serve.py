@@ -11,13 +11,12 @@ Any server will do that speaks OpenAI's completions or chat, or SGLang's /genera
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.flags import bench_parser
+from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.datasets import lookalikes
 from pdrt.bench.load.driver import Load, Run, run_load
@@ -120,13 +119,10 @@ def _server_version(target: Target) -> object:
         return None
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        result = measure(args, " ".join(["python -m pdrt.bench serve", *argv]))
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    result = measure(args, " ".join(["python -m pdrt.bench serve", *argv]))
     print(as_table(result), flush=True)
     write(result, args.output)
     return 0 if result["completed"] else 1

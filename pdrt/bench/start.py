@@ -8,7 +8,6 @@ Python's objects, buffers.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pdrt.bench.flags import add_server_flags, bench_parser, positive
+from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.flags import served_model
@@ -29,7 +28,6 @@ from pdrt.bench.report import emit, provenance
 from pdrt.bench.serve import warm_up
 from pdrt.bench.tables import Table
 from pdrt.config import cache_dir
-from pdrt.errors import PdrtError
 from pdrt.model.source import resolve
 
 STREAMS, INPUT_LEN, OUTPUT_LEN = 8, 130, 32  # of the requests before memory is read
@@ -86,13 +84,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    try:
-        found = measure(args)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    found = measure(args)
     print(as_table(found))
     result = {
         "seconds": [each.seconds for each in found],

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pdrt.bench import pages
-from pdrt.bench.flags import bench_parser
+from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.frontiers import between
 from pdrt.bench.load.arrivals import Arrivals
 from pdrt.bench.load.datasets import lookalikes
@@ -144,22 +144,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     command = " ".join(["python -m pdrt.bench sweep", *argv])
     failed: dict[str, str] = {}
-    try:
-        sweep = Sweep.open(args)
-        for round_number in tqdm(range(args.rounds), desc="rounds", delay=5):
-            for server in sweep.in_order(round_number):
-                try:
-                    run_server(sweep, server, round_number, command)
-                except PdrtError as error:
-                    failed[server.name] = str(error)
-                    print(f"pdrt: {server.name}: {error}", file=sys.stderr, flush=True)
-    except PdrtError as error:
-        print(f"pdrt: {error}", file=sys.stderr)
-        return 1
+    sweep = Sweep.open(args)
+    for round_number in tqdm(range(args.rounds), desc="rounds", delay=5):
+        for server in sweep.in_order(round_number):
+            try:
+                run_server(sweep, server, round_number, command)
+            except PdrtError as error:
+                failed[server.name] = str(error)
+                print(f"pdrt: {server.name}: {error}", file=sys.stderr, flush=True)
     sweep.save(command)
     tables = [table(sweep), *([frontier_table(sweep)] if args.tpot_targets else [])]
     print("\n" + "\n\n".join(each.as_text() for each in tables) + "\n")
