@@ -47,10 +47,22 @@ def test_offline_counts_the_tokens_that_were_asked_for(engine: Engine) -> None:
     assert seconds > 0
 
 
-def test_a_batch_s_steps_are_those_in_which_all_of_it_decode(engine: Engine) -> None:
-    args = latency.parse(["--output-len", "12", "--input-len", "20", "--repeats", "1"])
-    row = latency.one_batch(engine, args, 3)
-    assert 1 <= row["step_ms"]["count"] <= 11  # type: ignore[index]
+def test_the_steps_of_one_request_are_all_but_its_first_token(engine: Engine) -> None:
+    args = latency.parse(["--output-len", "12", "--input-len", "20", "--repeats", "2"])
+    row = latency.one_batch(engine, args, 1)
+    assert row["step_ms"]["count"] == 2 * 11  # type: ignore[index]
+    assert row["prefill_ms"]["count"] == 2  # type: ignore[index]
+
+
+def test_a_batch_that_never_decodes_together_has_no_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def one_after_another(*_: object) -> list[list[float]]:
+        return [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+    monkeypatch.setattr(latency, "token_times", one_after_another)
+    args = latency.parse(["--output-len", "3", "--input-len", "20", "--repeats", "1"])
+    assert latency.one_batch(engine, args, 2)["step_ms"] is None
 
 
 def test_the_share_of_the_weight_read_limit_is_that_of_the_median_step() -> None:
