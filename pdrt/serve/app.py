@@ -18,7 +18,7 @@ from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.metrics import Metrics
 from pdrt.serve.chat_schemas import ChatBody
-from pdrt.serve.errors import UnknownModel, Unready, answer_error
+from pdrt.serve.errors import ErrorAnswer, UnknownModel, Unready, answer_error
 from pdrt.serve.formats import ChatFormat, CompletionFormat, Format, Head
 from pdrt.serve.generation import Job, outputs
 from pdrt.serve.labels import RequestId
@@ -70,7 +70,13 @@ class Server:
 
 def create_app(server: Server) -> ASGIApp:
     """The ASGI app. FastAPI's pages of docs are off, as they would load scripts from elsewhere."""
-    app = FastAPI(title="pdrt", version=pdrt.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="pdrt",
+        version=pdrt.__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"model": ErrorAnswer, "description": "What was wrong"}},
+    )
     for kind in (PdrtError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, _nobody_reads)

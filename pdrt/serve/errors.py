@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -70,6 +71,19 @@ class Problem:
         return Response(
             self.body(), self.status, headers=self.headers, media_type="application/json"
         )
+
+
+class ErrorFields(BaseModel):
+    """A Problem as /openapi.json shows it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorFields
 
 
 INTERNAL = Problem(
