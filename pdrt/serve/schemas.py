@@ -51,6 +51,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "documents": ([],),
     "prompt_embeds": (),
     "logits_processors": ([],),
+    "max_new_tokens": (),  # max_tokens, as others call it
+    "max_completion_tokens": (),  # of completions; chats have it
     "min_new_tokens": (0,),
     "truncate_prompt_tokens": (),
     "allowed_token_ids": (),
@@ -135,8 +137,8 @@ class GenerationBody(Body):
         )
         for name, neutral in _NEUTRAL.items():
             value = (self.model_extra or {}).get(name)
-            accepted = " or ".join(repr(v) for v in neutral) or "nothing"
-            _require(value is None or value in neutral, name, value, f"give {accepted}")
+            advice = f"give {' or '.join(map(repr, neutral))}" if neutral else "leave it out"
+            _require(value is None or value in neutral, name, value, advice)
 
     def wishes(self, params: SamplingParams) -> Wishes:
         """What the answer is to have beside its text."""
@@ -221,8 +223,8 @@ def _biases(given: dict[str, Any]) -> dict[int, float]:
     return {int(token): bias for token, bias in given.items()}
 
 
-def _require(good: bool, name: str, value: object, accepted: str) -> None:
+def _require(good: bool, name: str, value: object, advice: str) -> None:
     if not good:
         raise InvalidRequest(
-            f"{name}={shown(value)} is not supported in this version; {accepted}", name
+            f"{name}={shown(value)} is not supported in this version; {advice}", name
         )
