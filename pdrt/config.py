@@ -208,6 +208,12 @@ def cache_dir() -> Path:
         ) from None
 
 
+def visible_devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES lists: numbers or UUIDs; nothing where it is not set."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [each.strip() for each in listed if each.strip()]
+
+
 def child_environment(threads: int) -> dict[str, str]:
     """The environment of a keeper, loader or worker process.
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pdrt.config import visible_devices
 from pdrt.errors import PdrtError
 
 BINARY = "nvidia-cuda-mps-control"
@@ -86,7 +87,8 @@ class PrivateMps:
         """Variables that make a new process a client with at most this percentage of the SMs."""
         if not 1 <= active_threads <= 100:
             raise ValueError(f"active_threads is {active_threads}; give a percentage, 1 to 100")
-        return {**self._places(), "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(active_threads)}
+        percentage = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(active_threads)}
+        return {**self._places(), **percentage, **_renumbered()}
 
     def try_client(self, device: int) -> None:
         """Has a process use the device: only then does the daemon start the server of MPS.
@@ -167,6 +169,14 @@ class PrivateMps:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _renumbered() -> dict[str, str]:
+    """For clients, the devices that the daemon was given by number: it counts those from 0."""
+    devices = visible_devices()
+    if not devices or not all(each.isdecimal() for each in devices):
+        return {}  # all of them, or by their UUIDs
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(devices))))}
 
 
 def _with(variables: Mapping[str, str], command: Sequence[str]) -> list[str]:

@@ -59,6 +59,26 @@ def test_other_errors_are_no_faults(text: str) -> None:
     assert device_fault(RuntimeError(text)) is None
 
 
+def test_where_a_library_only_says_that_it_failed_the_device_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx")
+    assert device_fault(error) is None  # this process has no device
+
+    def ask(says: Exception | None) -> str | None:
+        def synchronize() -> None:
+            if says is not None:
+                raise says
+
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        return device_fault(error)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert ask(None) is None
+    assert ask(RuntimeError("CUDA error: out of memory")) is None
+    assert ask(RuntimeError(f"CUDA error: {ILLEGAL}")) == ILLEGAL
+
+
 def test_every_fault_that_loses_the_context_is_known() -> None:
     assert all(device_fault(RuntimeError(f"CUDA error: {text}")) for text in LOSES_THE_CONTEXT)
 
@@ -239,7 +259,9 @@ def test_a_fault_in_prefill_leaves_running_streams_alone(engine: pdrt.Engine) ->
 def test_a_server_measures_itself_before_it_makes_its_pool(tiny_llama: Path) -> None:
     """What the parts take adds up to the card, and leaves what --mem-fraction-static says."""
     share = 0.3
-    with pdrt.Engine(str(tiny_llama), device="cuda", mem_fraction_static=share) as engine:
+    with pdrt.Engine(
+        str(tiny_llama), device="cuda", mem_fraction_static=share, page_size=256
+    ) as engine:
         use = engine.startup_summary()["device_memory"]
         assert isinstance(use, dict) and use["workers"] > use["graphs"] > 0
         assert use["reserve"] >= (1 - share) * use["total"]

@@ -214,6 +214,7 @@ def test_a_private_daemon_has_a_folder_of_its_own_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, DAEMON)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with mps.PrivateMps() as daemon:
         assert is_running(daemon.pid)
         variables = daemon.environment(active_threads=30)
@@ -227,6 +228,18 @@ def test_a_private_daemon_has_a_folder_of_its_own_and_leaves_nothing(
     calls = (tmp_path / "calls").read_text().splitlines()
     assert {call.split()[0] for call in calls} == {str(daemon.folder)}
     assert sum(call.endswith(" -f") for call in calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("daemons", "clients"), [("3", "0"), ("2, 5", "0,1"), ("GPU-8932f937", None), ("", None)]
+)
+def test_clients_count_the_devices_that_the_daemon_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemons: str, clients: str | None
+) -> None:
+    stand_in(tmp_path, monkeypatch, DAEMON)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", daemons)
+    with mps.PrivateMps() as daemon:
+        assert daemon.environment().get("CUDA_VISIBLE_DEVICES") == clients
 
 
 def test_a_daemon_that_does_not_start_says_why_and_leaves_nothing(
@@ -246,7 +259,9 @@ def test_a_daemon_that_does_not_listen_is_ended_with_all_that_it_started(
     stand_in(tmp_path, monkeypatch, DEAF)
     monkeypatch.setattr(mps, "STOP_SECONDS", 0.2)
     daemon = mps.PrivateMps()
-    server = int((tmp_path / "server").read_text())
+    told = tmp_path / "server"
+    assert eventually(lambda: told.exists() and told.read_text() != "", 20.0)
+    server = int(told.read_text())
     assert is_running(server)
     daemon.stop()
     assert not is_running(daemon.pid)

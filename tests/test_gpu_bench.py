@@ -97,6 +97,18 @@ def test_a_bench_that_is_terminated_tells_what_it_had_measured(
     assert [row["op"] for row in result["rows"]] == ["double"]
 
 
+def test_a_bench_that_is_terminated_beside_a_peer_keeps_its_own_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = torch.randn(64)
+    peers = {"fast": lambda: source * 2, "slow": lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    case = Case("double", {}, lambda: source + source, lambda: None, 512, peers=peers)
+    assert run_bench("some", lambda options: iter([case]), ["--device", "cpu"], None) == 1
+    (row,) = result_of(capsys)["rows"]  # type: ignore[misc]
+    assert row["us"]["p50"] > 0
+    assert list(row["peers"]) == ["fast"]
+
+
 def test_a_bench_without_a_case_has_failed() -> None:
     argv = ["--device", "cpu", "--only", "nothing-of-this-name"]
     assert run_bench("some", lambda options: iter([doubling()]), argv, None) == 1

@@ -118,7 +118,7 @@ def test_a_quick_run_goes_past_parts_that_fail_hang_or_print_garbage(
 
 def test_what_is_skipped_for_want_of_a_gpu_is_no_failure(tmp_path: Path, listed: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("quick", "--bundle", "--only", "good,needs_a_gpu,last", "--parts", str(listed))
+    arguments = ("quick", "--bundle", "--only", "go*,needs_a_gpu,last", "--parts", str(listed))
     done = run(out, tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in out.iterdir()) == [
@@ -192,6 +192,15 @@ def test_wrong_flags_leave_no_folder_behind(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "invalid choice: 'slowly'" in done.stderr
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_part_that_is_not_there_is_named_with_those_that_are(
+    tmp_path: Path, listed: Path
+) -> None:
+    done = run(tmp_path / "out", tmp_path, "--only", "g*,serving", "--parts", str(listed))
+    assert done.returncode == 2
+    assert "--only 'serving' is no part; give some of good," in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,31 @@ def test_the_loader_makes_weights_then_a_pool_of_what_is_left(
         assert told == [*expected, str(total), "1", "0", "False"]
 
 
+AUTO = """
+import msgspec
+from pdrt.messages import ServerSpec
+from pdrt.worker.gpu_slabs import GpuSlabs
+server = msgspec.msgpack.decode(bytes.fromhex({server!r}), type=ServerSpec)
+slabs = GpuSlabs(server)
+loaded = slabs.make_weights(lambda server, memory: None)
+print(len(loaded.handles), len(slabs.last_fds()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver_lacks", "handles_and_fds"),
+    [("NOTHING", "0 1"), ("NO_VMM", "1 0"), ("NO_IMPORT", "1 0")],
+)
+def test_memory_is_shared_in_the_way_that_works(
+    tiny_llama: Path, stand_in: StandIn, driver_lacks: str, handles_and_fds: str
+) -> None:
+    server = structs.replace(server_of(tiny_llama, max_model_len=512), device="cuda:1")
+    script = AUTO.format(server=msgspec.msgpack.encode(server).hex())
+    done = stand_in(script, **{driver_lacks: "1"})
+    assert done.printed == handles_and_fds
+    assert done.calls.count("cuMemImportFromShareableHandle") == (driver_lacks == "NOTHING")
+
+
 @pytest.fixture
 def front() -> Iterator[Channel]:
     """The keeper's end of its channel to a front end that lives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from pdrt._C import Ledger
 from pdrt.worker.watch import LOCK_SECONDS, LONGEST_TURN, Watch
@@ -49,6 +50,32 @@ def test_time_that_the_keeper_did_not_run_is_nobodys_fault(
     assert watch.without_progress() == []
     assert pass_time(watch, clock, 2.0 - 2 * LONGEST_TURN) == []
     assert pass_time(watch, clock, 2.0) == [0]
+
+
+class SlowLedger:
+    """A ledger of many pages, whose audit takes 0.1 s."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.audits: list[float] = []
+        self.violations: list[str] = []
+        self._clock = clock
+
+    def sweep(self) -> None:
+        pass
+
+    def audit(self) -> SlowLedger:
+        self.audits.append(self._clock.now)
+        self._clock.now += 0.1
+        return self
+
+
+def test_an_audit_takes_a_fiftieth_of_the_time_at_most(clock: Clock) -> None:
+    ledger = SlowLedger(clock)
+    watch = Watch(ledger, 10.0, clock)  # type: ignore[arg-type]
+    for _ in range(200):
+        watch.sweep_and_audit()
+        clock.now += 0.1
+    assert [round(b - a) for a, b in pairwise(ledger.audits)] == [5, 5, 5, 5]
 
 
 class FakeLock:

@@ -41,6 +41,7 @@ import signal, sys, pytest
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(pytest.main())
 """
+SERVER_SECONDS = 120  # a test's own, with its fixtures: workers compile, and start again
 MOST_PROCESSES = 8  # each with a context on the card
 LAST = ("tests/test_device_memory.py",)  # starts many processes, each of which imports torch
 
@@ -60,7 +61,7 @@ def main() -> int:
             "marked_gpu": ("gpu and not slow", marked),
             "triton": ("not gpu and not slow", triton),
         }
-    options = {"triton": at_once()}
+    options = {"triton": at_once(), "servers": ["-o", f"timeout={SERVER_SECONDS}"]}
     stopped, runs = Event(), {}
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # and wait for pytest's report
     with tempfile.TemporaryDirectory() as scratch:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         args = parse(argv[1:])
         args.work = work
-        return run_all(args, list(read_parts(args)))
+        return run_all(args, chosen(args))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -57,41 +57,53 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("mode", nargs="?", choices=tuple(BUDGET), default="full")
-    parser.add_argument("--only", metavar="NAMES", help="parts that run, separated by commas")
+    parser.add_argument(
+        "--only", metavar="NAMES", help="parts that run, or patterns of them, with commas"
+    )
     parser.add_argument("--bundle", action="store_true", help="parts and logs as results.tar.gz")
     parser.add_argument("--seconds", type=float, help="time for all parts (full 540, quick 240)")
     parser.add_argument("--parts", type=Path, default=HERE / "parts.toml", help="another list")
     return parser.parse_args(argv)
 
 
+def chosen(args: argparse.Namespace) -> list[Part]:
+    """The parts of this mode; those that --only names, if it is given.
+
+    Raises:
+        SystemExit: a name of --only is that of no part.
+    """
+    parts = list(read_parts(args))
+    wanted = args.only.split(",") if args.only else ["*"]
+    for pattern in wanted:
+        if not any(fnmatch(part.name, pattern) for part in parts):
+            names = ", ".join(part.name for part in parts)
+            print(f"--only {pattern!r} is no part; give some of {names}", file=sys.stderr)
+            raise SystemExit(2)
+    return [part for part in parts if any(fnmatch(part.name, pattern) for pattern in wanted)]
+
+
 def read_parts(args: argparse.Namespace) -> Iterator[Part]:
-    """The list's parts for this mode; those that --only names, if it is given."""
-    only = set(args.only.split(",")) if args.only else None
+    """The list's parts for this mode."""
+    listed = set[str]()
     for entry in tomllib.loads(args.parts.read_text())["part"]:
         limit = entry["limit"].get(args.mode)
         for name, file in expanded(entry):
-            if limit is not None and (only is None or name in only):
+            if limit is not None and name not in listed:
+                listed.add(name)
                 words = filled(entry["command"], args, name, file)
                 yield Part(name, words, float(limit), tuple(entry.get("needs", ())))
 
 
 def expanded(entry: dict[str, Any]) -> Iterator[tuple[str, Path | None]]:
-    """Names and files of a part: one, or one for each file of its pattern."""
+    """Names and files of a part: one, or one for each file of its patterns."""
     if "each" not in entry:
         yield entry["name"], None
         return
-    first, left_out = entry.get("first", []), entry.get("except", [])
-    files = [
-        file
-        for file in ROOT.glob(entry["each"])
-        if not any(fnmatch(file.name, pattern) for pattern in left_out)
-    ]
-
-    def order(file: Path) -> tuple[int, str]:
-        return (first.index(file.name) if file.name in first else len(first), file.name)
-
-    for file in sorted(files, key=order):
-        yield "_".join(filter(None, (entry["name"], file.stem))), file
+    left_out = entry.get("except", [])
+    for each in entry["each"]:
+        for file in sorted(ROOT.glob(each)):
+            if not any(fnmatch(file.name, pattern) for pattern in left_out):
+                yield "_".join(filter(None, (entry["name"], file.stem))), file
 
 
 def filled(

@@ -18,7 +18,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.kernels.attention_inputs import (
     PAGE_SIZE,
@@ -150,6 +149,8 @@ def peers(shape: Shape, query: Tensor, calls: list[partial[Tensor]]) -> dict[str
             partial(sdpa, backend, query.unsqueeze(2), layer, is_causal=False) for layer in layers
         ]
     if shape.with_flex:
+        from torch.nn.attention.flex_attention import flex_attention  # seconds, when it is wanted
+
         flex = torch.compile(flex_attention, dynamic=False)  # which knows rows of one token
         found["flex"] = [
             partial(flex, query.unsqueeze(2), layer[0], layer[1], enable_gqa=True)

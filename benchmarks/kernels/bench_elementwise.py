@@ -1,8 +1,8 @@
 """Norms, activations, rotation with KV write: GB/s of what must be read and written once.
 
-A case's inputs are random and its cache is cold: calls on several sets of inputs are timed as one
-graph, since events around a single one would add a tenth. Norms add to a residual, as they do in a
-model.
+A case's inputs are random and its cache is cold: calls on several sets of inputs, with outputs of
+their own, are timed as one graph, since events around a single one would add a tenth. Norms add to
+a residual, as they do in a model.
 Peers are torch's own: eager formulas (reference.py), F.layer_norm and F.rms_norm after an addition,
 and for the rotation eager code that writes with index_copy_.
 
@@ -86,6 +86,7 @@ def norm_case(op: str, tokens: int, size: int, device: torch.device) -> Case:
         (rows(tokens, size, device), rows(tokens, size, device))
         for _ in range(num_rotations(moved, device))
     ]
+    outputs = [torch.empty_like(x) for x, _ in sets]
     ours: Callable[..., Tensor] = layer_norm if op == "layer_norm" else rms_norm
     twin, library = getattr(reference, op), getattr(functional, op)
 
@@ -101,7 +102,10 @@ def norm_case(op: str, tokens: int, size: int, device: torch.device) -> Case:
     return Case(
         op=op,
         shape={"tokens": tokens, "size": size},
-        call=[partial(ours, x, *weights, EPS, residual) for x, residual in sets],
+        call=[
+            partial(ours, x, *weights, EPS, residual, out=out)
+            for (x, residual), out in zip(sets, outputs, strict=True)
+        ],
         check=check,
         bytes_moved=moved,
         measure=target(op, tokens),
@@ -117,6 +121,7 @@ def activation_case(op: str, tokens: int, size: int, device: torch.device) -> Ca
     width = 2 * size if gated else size
     moved = ITEM * tokens * (width + size)
     inputs = [rows(tokens, width, device) for _ in range(num_rotations(moved, device))]
+    outputs = [torch.empty_like(x[:, :size], memory_format=torch.contiguous_format) for x in inputs]
     ours, twin = (silu_and_mul if gated else gelu_tanh), getattr(reference, op)
 
     def by_torch(x: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ def activation_case(op: str, tokens: int, size: int, device: torch.device) -> Ca
     return Case(
         op=op,
         shape={"tokens": tokens, "size": size},
-        call=[partial(ours, x) for x in inputs],
+        call=[partial(ours, *each) for each in zip(inputs, outputs, strict=True)],
         check=lambda: close(ours(inputs[0]), twin(inputs[0].float()), TOLERANCE),
         bytes_moved=moved,
         peers={

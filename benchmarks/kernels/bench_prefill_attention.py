@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from benchmarks.kernels.attention_inputs import (
     SDPA,
@@ -145,6 +144,8 @@ def peers(shape: Shape, query: Tensor) -> dict[str, Call]:
 
 
 def flex(query: Tensor, kv: Tensor) -> Call:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # seconds
+
     def causal(_row: Tensor, _head: Tensor, own: Tensor, position: Tensor) -> Tensor:
         return own >= position
 

@@ -60,9 +60,10 @@ def make_load(
     engine: Engine, args: argparse.Namespace, share: float, capacity: float
 ) -> burst.Load:
     """Random prompts for about args.window seconds at a share of the capacity."""
-    rng = np.random.default_rng(args.seed)
     length = engine.limits.max_model_len - OUTPUT_ROOM
     rate = share * capacity / length
+    # New prompts for each load: those of the one before are still in the prefix cache.
+    rng = np.random.default_rng((args.seed, round(rate * 1e6)))
     waits = rng.exponential(1.0 / rate, max(4, round(rate * args.window)))
 
     def prompt(tokens: int) -> list[int]:

@@ -115,6 +115,7 @@ def run_bench(
         for case in cases(options):
             if args.only in case.op:
                 rows.append(measured(case, watch, yardsticks, repeats))
+                add_peers(rows[-1], case, watch, repeats)
                 print(as_line(rows[-1]), flush=True)
             del case  # before the next one takes memory
             gc.collect()
@@ -149,7 +150,7 @@ def parse(name: str, argv: Sequence[str], description: str | None) -> argparse.N
 
 
 def measured(case: Case, watch: Stopwatch, limits: Yardsticks, repeats: int) -> Row:
-    """Checks and times one case; an error becomes part of the row."""
+    """Checks and times one case, without its peers; an error becomes part of the row."""
     row: Row = {"op": case.op, **case.shape}
     if case.measure:
         row["measure"] = case.measure
@@ -159,9 +160,17 @@ def measured(case: Case, watch: Stopwatch, limits: Yardsticks, repeats: int) -> 
         row |= rates(times, case.bytes_moved, case.flops, limits)
     except Exception as error:  # one case's failure is a fact to report, and the others still run
         return row | {"error": f"{type(error).__name__}: {error}"[:500]}
-    row["timing"] = timing(case, watch)
-    peers = {name: peer(call, times, watch, repeats) for name, call in case.peers.items()}
-    return row | ({"peers": peers} if peers else {})
+    return row | {"timing": timing(case, watch)}
+
+
+def add_peers(row: Row, case: Case, watch: Stopwatch, repeats: int) -> None:
+    """Times the case's peers into its row, one by one: a run that is cut off here keeps the row."""
+    ours = row.get("us")
+    if not isinstance(ours, dict) or not case.peers:
+        return
+    peers = row["peers"] = dict[str, Row]()
+    for name, call in case.peers.items():
+        peers[name] = peer(call, ours["p50"], watch, repeats)
 
 
 def timing(case: Case, watch: Stopwatch) -> str:
@@ -193,13 +202,13 @@ def rates(times: Times, bytes_moved: int, flops: float, limits: Yardsticks) -> R
     return row
 
 
-def peer(call: Call | Sequence[Call], ours: Times, watch: Stopwatch, repeats: int) -> Row:
-    """A peer's time, and how many times ours that is; or why it would not run."""
+def peer(call: Call | Sequence[Call], ours: float, watch: Stopwatch, repeats: int) -> Row:
+    """A peer's time, and how many times ours that is, in us; or why it would not run."""
     try:
         times = timed(call, watch, repeats)
     except Exception as error:  # a peer may refuse a shape with any error of its own
         return {"refused": f"{type(error).__name__}: {error}"[:300]}
-    return {"us": round(times.p50, 2), "times_ours": round(times.p50 / ours.p50, 3)}
+    return {"us": round(times.p50, 2), "times_ours": round(times.p50 / ours, 3)}
 
 
 def as_line(row: Row) -> str:

@@ -49,3 +49,13 @@ def scratch_executor(
     kv = KVShape(spec.num_layers, spec.num_kv_heads, shape.page_size, spec.head_dim, form.dtype)
     pool = torch.zeros(1, *kv.page, dtype=getattr(torch, form.dtype), device=form.device)
     return make_executor(spec, tensors, pool, shape, lambda: None)
+
+
+def wait_for_device() -> None:
+    """Until a GPU that this process uses is done, if it uses one.
+
+    Raises:
+        RuntimeError: what the device has failed with.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

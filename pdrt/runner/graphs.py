@@ -8,6 +8,7 @@ into what it took.
 
 from __future__ import annotations
 
+import gc
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -47,6 +48,7 @@ class DecodeGraphs:
 
     def capture(self) -> None:
         """Before the first step, once; takes seconds, mostly for kernels that are compiled."""
+        gc.collect()  # a graph of another executor that is freed during a capture would break it
         memory = torch.cuda.graph_pool_handle()
         with torch.cuda.device(self._device):
             for size in tqdm(self._buckets[::-1], desc="decode graphs", unit="graph"):
@@ -56,7 +58,9 @@ class DecodeGraphs:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=memory):
                     hidden = self._step(batch)
+                graph.replay()  # the first one uploads it, which no request should wait for
                 self._graphs[size] = graph, hidden
+            torch.cuda.synchronize()
 
     def fits(self, batch: Batch) -> bool:
         """Whether there is a graph for it: one new token a row, whose logits are wanted."""

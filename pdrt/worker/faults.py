@@ -5,7 +5,8 @@ the same error; so the worker says what it was computing, and ends. What a step 
 its device failed is in doubt, and so is every request of the step.
 
 The errors reach Python from torch, from Triton and from pdrt._C_cuda, each with a type of its own
-and all with CUDA's own words, by which they are told here.
+and all with CUDA's own words, by which they are told here. Libraries such as cuBLAS only say that
+they failed; then the device is asked.
 Reference: CUDA driver API, "The context cannot be used anymore" under CUresult.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from pdrt.runner.executors import wait_for_device
 from pdrt.sched.plan import Plan, Result, Row
 from pdrt.worker.worker import Launched, Runner
 
@@ -29,12 +31,27 @@ LOSES_THE_CONTEXT = (
     "the launch timed out and was terminated",
     "uncorrectable ECC error encountered",
     "uncorrectable NVLink error",
+    "Invalid access of peer GPU memory",
+    "tensor memory not completely freed",
     "context is destroyed",
+    "the remote procedural call between the MPS server and the MPS client failed",
+    "the MPS client has been terminated by the server",
 )
 
 
 def device_fault(error: BaseException) -> str | None:
     """CUDA's words for it, where the device has failed under this process; else None."""
+    found = fault_in(error)
+    if found is None:
+        try:
+            wait_for_device()
+        except Exception as worse:  # torch has types of its own for these
+            found = fault_in(worse)
+    return found
+
+
+def fault_in(error: BaseException) -> str | None:
+    """CUDA's words for a fault in the words of an error."""
     text = str(error)
     if "CUDA" not in text and "cuda" not in text:
         return None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from pdrt._C_cuda import DeviceMemory, device_report
+from pdrt._C_cuda import CudaError, DeviceMemory, device_report
 from pdrt.kv.shape import KVShape
 from pdrt.loading_messages import Loaded, PoolMade
 from pdrt.messages import ServerSpec
 from pdrt.model.checkpoint import read_spec
 from pdrt.worker.budget import pages_that_fit
 from pdrt.worker.slabs import device_number
+
+TRIAL_BYTES = 2 << 20
+
+log = logging.getLogger("pdrt")
 
 
 class GpuSlabs:
@@ -22,8 +27,7 @@ class GpuSlabs:
         self._device = device_number(server.device)
         self._export = server.memory_export
         if self._export == "auto":
-            supports_fd = device_report(self._device).supports_fd_export
-            self._export = "vmm" if supports_fd else "ipc"
+            self._export = "vmm" if shares_by_fd(self._device) else "ipc"
         self._slabs: list[DeviceMemory] = []
 
     def make_weights(self, write: Callable[[ServerSpec, DeviceMemory], None]) -> Loaded:
@@ -56,6 +60,19 @@ class GpuSlabs:
 
     def _handles(self) -> tuple[bytes, ...]:
         return (self._slabs[-1].ipc_handle,) if self._export == "ipc" else ()
+
+
+def shares_by_fd(device: int) -> bool:
+    """Whether memory can be exported and imported, tried: a sandbox or MPS may forbid it."""
+    if not device_report(device).supports_fd_export:
+        return False
+    try:
+        memory = DeviceMemory.create(device, TRIAL_BYTES, "vmm")
+        DeviceMemory.attach_fd(device, memory.fd, TRIAL_BYTES)
+    except CudaError as error:
+        log.warning("GPU memory is shared by legacy IPC, as descriptors fail: %s", error)
+        return False
+    return True
 
 
 def page_shape(server: ServerSpec) -> KVShape:

@@ -20,6 +20,7 @@ from pdrt._C import Ledger, LockState
 
 LOCK_SECONDS = 1.0
 AUDIT_SECONDS = 0.25
+AUDIT_SHARE = 0.02  # of the time, at most: it holds the lock, and looks at every page
 LONGEST_TURN = 0.5  # a longer gap between two looks means that the keeper did not run
 
 log = logging.getLogger("pdrt")
@@ -38,7 +39,7 @@ class Watch:
         self._lived = 0.0  # seconds that the keeper has run
         self._progress: dict[int, tuple[int, float]] = {}  # worker -> (word, when it moved last)
         self._lock: tuple[int, int, float] = (0, 0, 0.0)  # owner, acquisition, since
-        self._audited = 0.0
+        self._next_audit = 0.0
 
     def add(self, worker: int) -> None:
         """From now on this worker must make progress."""
@@ -70,15 +71,15 @@ class Watch:
         return state.owner if now - since > LOCK_SECONDS else None
 
     def sweep_and_audit(self) -> None:
-        """Releases aborted slots of nobody; every AUDIT_SECONDS checks all invariants."""
+        """Releases aborted slots of nobody; checks all invariants when it is time to."""
         self._ledger.sweep()
         now = self._now()
-        if now - self._audited < AUDIT_SECONDS:
+        if now < self._next_audit:
             return
         audit = self._ledger.audit()
         if audit is None:
             return
-        self._audited = now
+        self._next_audit = now + max(AUDIT_SECONDS, (self._now() - now) / AUDIT_SHARE)
         for violation in audit.violations:
             log.error("ledger audit: %s", violation)
 

@@ -118,6 +118,7 @@ CUresult cuMemExportToShareableHandle(void* fd, CUmemGenericAllocationHandle han
 CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* fd,
                                         CUmemAllocationHandleType type) {
   (void)type;
+  if (is_set("NO_IMPORT")) return FAILED(CUDA_ERROR_NOT_PERMITTED);
   if (fcntl((int)(intptr_t)fd, F_GET_SEALS) < 0) return FAILED(CUDA_ERROR_INVALID_VALUE);
   *handle = (CUmemGenericAllocationHandle)dup((int)(intptr_t)fd);
   return DONE;
