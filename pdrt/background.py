@@ -25,6 +25,8 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._owner = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._posting = threading.RLock()  # a finalizer that runs within `call` may stop
+        self._stopped = False
         self._thread = threading.Thread(target=_run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
 
@@ -47,9 +49,14 @@ class LoopThread:
                     "forked; make an Engine here, or start processes by spawn"
                 )
             )
-        elif not call_soon(self._loop, run):
+        elif not self._post(run):
             future.set_exception(EngineDead("the engine was shut down"))
         return future
+
+    def _post(self, function: Callable[[], object]) -> bool:
+        """False once `stop` has been called: the loop runs nothing that is posted after its end."""
+        with self._posting:
+            return not self._stopped and call_soon(self._loop, function)
 
     @property
     def is_ours(self) -> bool:
@@ -61,7 +68,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def stop(self, last: Callable[[], object]) -> None:
-        """Calls `last` in the thread, then ends it. Does nothing the second time."""
+        """Calls `last` in the thread, then ends it; waits for that. Only the first `last` runs."""
 
         def end() -> None:
             try:
@@ -69,7 +76,10 @@ class LoopThread:
             finally:
                 self._loop.stop()
 
-        if call_soon(self._loop, end) and self._thread is not threading.current_thread():
+        with self._posting:
+            self._post(end)
+            self._stopped = True
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from pdrt.background import Doorbell
+import pytest
+
+from pdrt.background import Doorbell, LoopThread
+from pdrt.errors import EngineDead
 
 
 def test_all_that_have_news_by_then_are_woken_in_one_call_in_order() -> None:
@@ -42,6 +45,26 @@ def test_all_that_have_news_by_then_are_woken_in_one_call_in_order() -> None:
 def test_a_closed_loop_is_not_woken() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    bell = Doorbell(loop)
-    bell.ring(lambda: None)
-    bell.ring(lambda: None)
+    Doorbell(loop).ring(lambda: None)
+
+
+def test_what_is_called_while_the_thread_ends_is_told_so() -> None:
+    thread = LoopThread("ending")
+    ending, may_end = threading.Event(), threading.Event()
+
+    def last() -> None:
+        ending.set()
+        assert may_end.wait(10)
+
+    stopping = threading.Thread(target=thread.stop, args=(last,))
+    before = thread.call(lambda: 1)
+    stopping.start()
+    assert ending.wait(10)
+    during = thread.call(lambda: 2)
+    may_end.set()
+    stopping.join()
+    assert before.result(timeout=10) == 1
+    for late in (during, thread.call(lambda: 3)):
+        with pytest.raises(EngineDead, match="was shut down"):
+            late.result(timeout=10)
+    thread.stop(lambda: pytest.fail("a second last"))
