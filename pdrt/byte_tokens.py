@@ -8,20 +8,18 @@ import tokenizers
 class ByteTokens:
     """The bytes of the tokens of one vocabulary, each worked out when it is first asked for.
 
-    In GPT-2's manner, tokens write bytes as letters, so all of them have bytes; special tokens and
-    those that are not in the vocabulary have none, b"". In SentencePiece's manner, those such as
-    <0xE2> are bytes, and what the text of others is depends on what is before them.
+    In GPT-2's manner, tokens write bytes as letters, so all of them have bytes; those that are not
+    in the vocabulary have none, b"". In SentencePiece's manner, those such as <0xE2> are bytes, and
+    what the text of others is depends on what is before them. Special tokens have none in either.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._is_byte_level = isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel)
         added = tokenizer.get_added_tokens_decoder().items()
-        self._known = (
-            {token: b"" for token, each in added if each.special}
-            if self._is_byte_level
-            else _single_bytes(tokenizer)
-        )
+        self._known = {token: b"" for token, each in added if each.special}
+        if not self._is_byte_level:
+            self._known |= _single_bytes(tokenizer)
 
     def of(self, token_id: int) -> bytes | None:
         """None for a token whose text depends on its neighbours."""

@@ -67,10 +67,10 @@ class Detokenizer:
         """The rest, when no token will follow."""
         return self._from_bytes(b"", final=True) if self._in_run else self._rest()
 
-    def _start_after(self, ids: list[int]) -> None:
-        """Keeps the last tokens, of which some have whole characters, as given."""
+    def _start_after(self, ids: list[int], num_held: int = 0) -> None:
+        """Keeps the last tokens as given, but for `num_held` characters of their text."""
         count = CONTEXT
-        while count < len(ids) and not self._decoder.decode(ids[-count:]).strip(REPLACEMENT):
+        while count < len(ids) and self._says_little(ids[-count:]):
             count *= 2
         self._ids = ids[-count:]
         for token in self._ids:
@@ -81,15 +81,20 @@ class Detokenizer:
             else:
                 self._utf8.decode(data)
         self._before = self._decoder.decode(self._ids)
-        self._num_given = len(self._before)
+        self._num_given = len(self._before) - num_held
+
+    def _says_little(self, ids: list[int]) -> bool:
+        """No text, so that the next token would be the first; or no whole character, in a few."""
+        text = self._decoder.decode(ids)
+        return not text or (len(ids) < WINDOW and not text.strip(REPLACEMENT))
 
     def _from_window(self) -> str:
         text = self._decode()
         complete = _complete(text)
         new = complete[self._num_given :]
         self._num_given = max(self._num_given, len(complete))
-        if len(self._ids) > WINDOW and complete == text:
-            self._start_after(self._ids)
+        if len(self._ids) > WINDOW:
+            self._start_after(self._ids, max(0, len(text) - self._num_given))
         return new
 
     def _decode(self) -> str:

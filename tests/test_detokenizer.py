@@ -172,10 +172,46 @@ def test_an_added_token_of_any_letters_is_its_text() -> None:
     assert data is not None and data.decode() == made.decode([token]) == "\N{SNOWMAN} man"
 
 
-def test_special_tokens_within_a_character_do_not_break_it() -> None:
-    first, *rest = tokenizer("byte-level").encode("\N{PARTY POPPER}")
-    end = tokenizer("byte-level").encode(END, add_special_tokens=False)[-1]
-    assert "".join(pieces("byte-level", [first, end, *rest])) == "\N{PARTY POPPER}"
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_within_a_character_do_not_break_it(kind: str) -> None:
+    *first, last = tokenizer(kind).encode("\N{PARTY POPPER}")
+    end = tokenizer(kind).encode(END, add_special_tokens=False)[-1]
+    assert "".join(pieces(kind, [*first, end, last])).strip() == "\N{PARTY POPPER}"
+
+
+class Counting:
+    """A tokenizer that counts the tokens that it is given to decode."""
+
+    def __init__(self, counted: Tokenizer) -> None:
+        self.num_decoded = 0
+        self._tokenizer = counted
+        self.bytes_of = counted.bytes_of
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        self.num_decoded += len(token_ids)
+        return self._tokenizer.decode(token_ids, skip_special_tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_special_tokens_costs_little(kind: str) -> None:
+    end = tokenizer(kind).encode(END, add_special_tokens=False)[-1]
+    counting = Counting(tokenizer(kind))
+    stream = Detokenizer(counting, tokenizer(kind).encode("ab"))
+    assert "".join(stream.push(end) for _ in range(1000)) == ""
+    assert counting.num_decoded < 100
+
+
+def test_replacement_characters_that_are_tokens_are_given_and_let_go(tmp_path: Path) -> None:
+    made = sentencepiece()
+    made.add_tokens([REPLACEMENT])
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokens, a = Tokenizer(tmp_path), made.encode("a").ids
+    counting = Counting(tokens)
+    stream = Detokenizer(counting, a)
+    ids = [made.token_to_id(REPLACEMENT)] * 500
+    text = "".join([*(stream.push(token) for token in [*ids, *a]), stream.finish()])
+    assert text == tokens.decode([*a, *ids, *a]).removeprefix("a")
+    assert counting.num_decoded < 100 * len(ids)
 
 
 @pytest.mark.parametrize("num_ends", [0, 1, 6, 7, 8, 30])
