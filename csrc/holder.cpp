@@ -28,14 +28,6 @@ void Holder::set_computing(bool computing) {
   put(m_.header->workers[me_ % NUM_WORKERS].computing, uint32_t{computing});
 }
 
-std::vector<uint32_t> Holder::marked() const {
-  std::vector<uint32_t> slots;
-  for (uint32_t slot = 0; slot < geometry_.num_slots; ++slot) {
-    if (word(slot).held_by(me_) && word(slot).marked()) slots.push_back(slot);
-  }
-  return slots;
-}
-
 std::optional<uint32_t> Holder::ready(uint32_t slot, uint32_t generation) const {
   ledger_->check_slot(slot);
   if (!counts(slot, generation) || word(slot).marked()) return std::nullopt;
@@ -65,7 +57,6 @@ Outcome Holder::admit(uint32_t slot, uint32_t generation, const CopyPage& copy) 
   while (section->free.count() < need) section->evict_oldest();
   section->set_word(slot, Phase::PREFILLING, me_);
   put(m_.slots[slot].num_computed, num_hits * geometry_.page_size);
-  put(m_.slots[slot].num_cached, num_hits * geometry_.page_size);
   put(m_.slots[slot].goal, num_tokens);
   section->list_hits(slot, hits);
   section->list_free(slot, need);
@@ -80,11 +71,15 @@ bool Holder::may_reuse(uint32_t slot) const {
 }
 
 void Holder::count_admission(LedgerState& state, uint32_t slot) {
+  SlotRecord& record = m_.slots[slot];
+  const uint32_t num_hits = get(record.num_computed);
+  // A request that comes back finds what it has computed itself.
+  if (!state.has_passed(slot, Point::ADMITTED)) put(record.num_cached, num_hits);
   state.pass(slot, Point::ADMITTED);
   Counters& counters = m_.header->counters;
   state.count(counters.admitted);
-  if (may_reuse(slot)) state.count(counters.prefix_queried_tokens, get(m_.slots[slot].goal));
-  state.count(counters.prefix_hit_tokens, get(m_.slots[slot].num_cached));
+  if (may_reuse(slot)) state.count(counters.prefix_queried_tokens, get(record.goal));
+  state.count(counters.prefix_hit_tokens, num_hits);
 }
 
 Outcome Holder::seal(uint32_t slot) {

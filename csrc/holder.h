@@ -53,7 +53,6 @@ class Holder {
   uint64_t launch();
   void beat();
   void set_computing(bool computing);
-  std::vector<uint32_t> marked() const;
   // How much of a slot is computed, where a step may compute more: it is held in this generation,
   // not marked, and not at its end.
   std::optional<uint32_t> ready(uint32_t slot, uint32_t generation) const;

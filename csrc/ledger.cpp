@@ -71,14 +71,13 @@ void Ledger::write_request(uint32_t slot, const NewRequest& request) {
 
 std::optional<std::pair<uint32_t, uint32_t>> Ledger::claim(const NewRequest& request) {
   check_request(request);
-  const uint32_t count = geometry().num_slots;
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint32_t slot = (next_slot_ + i) % count;
+  // From the first on: a slot's tokens and scores take memory once it is used, and never give it
+  // back.
+  for (uint32_t slot = 0; slot < geometry().num_slots; ++slot) {
     SlotWord word = memory_.slot_words[slot].get();
     if (word.phase != Phase::EMPTY) continue;
     write_request(slot, request);
     memory_.slot_words[slot].put({.phase = Phase::QUEUED, .generation = word.generation});
-    next_slot_ = (slot + 1) % count;
     return std::pair(slot, word.generation);
   }
   return {};

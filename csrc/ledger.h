@@ -59,7 +59,6 @@ class Ledger {
 
   LedgerMemory memory_;
   LedgerState state_;
-  uint32_t next_slot_ = 0;  // where the next claim looks first
 };
 
 // One holding of the lock. It converts to false when the deadline passed: then nothing may be done.

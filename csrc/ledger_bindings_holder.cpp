@@ -56,7 +56,6 @@ void bind_holder(py::module_& m) {
       .def("launch", &Holder::launch)
       .def("beat", &Holder::beat)
       .def("set_computing", &Holder::set_computing, py::arg("computing"))
-      .def("marked", &Holder::marked)
       .def("ready", &Holder::ready, py::arg("slot"), py::arg("generation"))
       .def("admit", &Holder::admit, py::arg("slot"), py::arg("generation"),
            py::arg("copy_page") = CopyPage(), Unlocked())

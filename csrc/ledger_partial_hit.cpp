@@ -50,9 +50,7 @@ void Holder::copy_partial_hit(const LedgerState& state, uint32_t slot, const Cop
   const PartialHit hit = state.find_partial_hit(slot, num_hits);
   if (hit.num_tokens == 0) return;
   if (!copy(hit.page, m_.list_of(slot)[num_hits].get().page, hit.num_tokens)) return;
-  const uint32_t num_cached = num_hits * geometry_.page_size + hit.num_tokens;
-  put(record.num_computed, num_cached);
-  put(record.num_cached, num_cached);
+  put(record.num_computed, num_hits * geometry_.page_size + hit.num_tokens);
 }
 
 }  // namespace pdrt

@@ -43,8 +43,13 @@ void LedgerState::mark_victim(uint32_t slot) {
 }
 
 void LedgerState::pass(uint32_t slot, Point point) {
-  auto& time = m.slots[slot].times[static_cast<size_t>(point)];
-  if (get(time) == 0.0) put(time, monotonic_seconds());
+  if (!has_passed(slot, point)) {
+    put(m.slots[slot].times[static_cast<size_t>(point)], monotonic_seconds());
+  }
+}
+
+bool LedgerState::has_passed(uint32_t slot, Point point) const {
+  return get(m.slots[slot].times[static_cast<size_t>(point)]) != 0.0;
 }
 
 void LedgerState::count(std::atomic<uint64_t>& counter, uint64_t more) {

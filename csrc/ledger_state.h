@@ -42,6 +42,7 @@ class LedgerState {
                 uint32_t bump = 0);
   void mark_victim(uint32_t slot);
   void pass(uint32_t slot, Point point);  // notes the time of the first passing
+  bool has_passed(uint32_t slot, Point point) const;
   void count(std::atomic<uint64_t>& counter, uint64_t more = 1);
 
   // -- slots ----------------------------------------------------------------------------

@@ -201,9 +201,7 @@ class RequestStream:
         """What an update of the first sequence says of the request as a whole."""
         metrics = self._result.metrics
         if update.times is not None and (update.is_last or metrics.handoff_time is None):
-            if metrics.queue_time is None:  # later ones find what the request computed itself
-                most = len(self._result.prompt_token_ids)
-                self._result.num_cached_tokens = min(update.num_cached_tokens, most)
+            self._result.num_cached_tokens = update.num_cached_tokens
             self._result.metrics = measured(update.times, metrics.arrival_time)
         if update.prompt_scores is not None:
             prompt = self._result.prompt_token_ids

@@ -100,11 +100,12 @@ class Reference:
         while self.num_free < need:
             self.evict()
         s.phase, s.holder = "PREFILLING", me
-        s.computed = s.cached = len(hits) * self.page_size
-        s.goal = len(s.tokens)
+        s.computed = len(hits) * self.page_size
+        is_first, s.goal = s.goal == 0, len(s.tokens)
         s.pages = hits + [self.take_free() for _ in range(need)]
         if copies:
             s.computed += max(self.partial_hit(s, t) for t in self.slots)
+        if is_first:
             s.cached = s.computed
         return "DONE"
 

@@ -127,7 +127,7 @@ def test_pages_in_doubt_are_not_found_again(
     other = ledger.holder(1 << 8 | 1)
     slot = 0
     assert other.admit(slot, ledger.word(slot).generation) is Outcome.DONE
-    assert ledger.info(slot).num_cached_tokens == (8 if keep_filled else 0)
+    assert ledger.info(slot).num_computed_tokens == (8 if keep_filled else 0)
     ledger.reap(1 << 8 | 1)
     abort_all(ledger)
 

@@ -277,4 +277,5 @@ def test_a_request_that_asks_for_it_is_computed_in_full_until_it_has_output(make
     assert first.boundary(first.launch(), [row]) == [True]
     assert ledger.reap(first.instance) is Outcome.DONE
     assert second.admit(slot, ledger.word(slot).generation) is Outcome.DONE
-    assert ledger.info(slot).num_cached_tokens == 4
+    assert ledger.info(slot).num_computed_tokens == 4
+    assert ledger.info(slot).num_cached_tokens == 0, "it has computed them itself"
