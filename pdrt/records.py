@@ -1,34 +1,19 @@
-"""What the router knows of each request and of each worker."""
+"""What the router knows of each request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from pdrt.errors import DeviceFault, EngineDead, PdrtError
-from pdrt.messages import Role
 from pdrt.request import Request
 from pdrt.sampling_params import slot_params
 from pdrt.updates import Sink
-from pdrt.wire import Message
 
 PRIORITY_BIAS = 1 << 15
 MAX_ARRIVALS = 1 << 47
 MAX_FRUITLESS_DEATHS = 3  # workers that may die under a request before one more token of it is read
-
-Send = Callable[[Message], bool]  # to one worker; False: it was not sent
-
-
-@dataclass(slots=True)
-class Worker:
-    """A live worker instance, and the slots that it was told of."""
-
-    instance: int
-    role: Role
-    send: Send
-    told: set[int] = field(default_factory=set)  # slots
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +26,6 @@ class Record:
     slot: int = -1
     num_emitted: int = 0
     ended: bool = False  # its last update was sent; the slot may still be on its way to EMPTY
-    told_generation: int = -1
-    told_worker: Worker | None = None
     fruitless_deaths: int = 0
 
     @property

@@ -16,11 +16,12 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from pdrt._C import FinishReason, Ledger, Phase, Word
+from pdrt._C import FinishReason, Ledger, Phase
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
-from pdrt.messages import Admit, Look, Offer, Report, Role
-from pdrt.records import Record, Send, Worker, why_given_up
+from pdrt.messages import Report, Role
+from pdrt.records import Record, why_given_up
 from pdrt.request import Request
+from pdrt.telling import Send, Workers
 from pdrt.updates import Sink, Update, read_update
 from pdrt.waiting import WaitingQueue
 
@@ -32,7 +33,7 @@ class Router:
         self._ledger = ledger
         self._max_queued = max_queued
         self._sweep = sweep
-        self._workers: dict[int, Worker] = {}  # by instance
+        self._workers = Workers()
         self._requests: dict[str, Record] = {}  # not ended
         self._slots: dict[int, Record] = {}  # not EMPTY, as far as we know
         self._waiting = WaitingQueue()
@@ -45,8 +46,10 @@ class Router:
 
     @property
     def num_waiting(self) -> int:
-        """Of them, those that no worker has begun: without a slot, or QUEUED."""
-        queued = sum(self._ledger.word(slot).phase is Phase.QUEUED for slot in self._slots)
+        """Of them, those that no worker holds: without a slot, or QUEUED, for the first time or
+        again."""
+        running = [slot for slot, record in self._slots.items() if not record.ended]
+        queued = sum(self._ledger.word(slot).phase is Phase.QUEUED for slot in running)
         return len(self._waiting) + queued
 
     @property
@@ -108,17 +111,14 @@ class Router:
     # -- workers ----------------------------------------------------------------------------------
 
     def worker_up(self, instance: int, role: Role, send: Send) -> None:
-        self._workers[instance] = Worker(instance, role, send)
+        self._workers.add(instance, role, send)
         self.tick()
 
     def worker_down(
         self, instance: int, held: Collection[int], fault: str = "", faulted: Collection[int] = ()
     ) -> None:
         """The keeper has released requests, by number; a fault of the GPU ends those it befell."""
-        worker = self._workers.pop(instance, None)
-        for slot in worker.told if worker else ():
-            if (record := self._slots.get(slot)) and record.told_worker is worker:
-                record.told_worker = None
+        self._workers.remove(instance)
         for record in [each for each in self._slots.values() if each.number in held]:
             self._look(record)  # a token that nobody reported was not fruitless
             record.fruitless_deaths += 1
@@ -178,7 +178,7 @@ class Router:
         elif record.ended and not word.abort:
             self._mark_abort(record)
         elif not record.ended:
-            self._tell(record, word, phase)
+            self._workers.tell(record.slot, word, phase)
 
     def _emit(self, record: Record, phase: Phase) -> None:
         info, start = self._ledger.info(record.slot), record.num_emitted
@@ -194,38 +194,11 @@ class Router:
         else:
             record.sink(update)
 
-    def _tell(self, record: Record, word: Word, phase: Phase) -> None:
-        """Tells a worker of a slot of nobody, unless a live one knows of this generation."""
-        if phase is Phase.QUEUED:
-            frame: Admit | Offer = Admit(record.slot, word.generation)
-            roles = ("prefill", "unified")
-        elif phase is Phase.SEALED:
-            frame = Offer(record.slot, word.generation)
-            roles = ("decode", "unified")
-        else:
-            return
-        known = record.told_worker
-        if known and known.role in roles and record.told_generation == word.generation:
-            return
-        workers = [worker for worker in self._workers.values() if worker.role in roles]
-        chosen = min(workers, key=lambda worker: len(worker.told), default=None)
-        if chosen and chosen.send(frame):
-            self._untell(record)
-            record.told_worker, record.told_generation = chosen, word.generation
-            chosen.told.add(record.slot)
-
-    def _untell(self, record: Record) -> None:
-        if record.told_worker:
-            record.told_worker.told.discard(record.slot)
-        record.told_worker = None
-
     def _mark_abort(self, record: Record) -> None:
         """Marks the slot and wakes whoever is to release it. What fails is repeated by `tick`."""
         word = self._ledger.word(record.slot)
         if self._ledger.mark_abort(record.slot, word.generation):
-            if holder := self._workers.get(word.holder):
-                holder.send(Look())
-            else:
+            if not self._workers.wake(word.holder):
                 self._sweep()
 
     def _end(self, record: Record, update: Update) -> None:
@@ -246,5 +219,5 @@ class Router:
     def _forget(self, record: Record) -> None:
         """The slot is EMPTY."""
         assert record.ended, f"slot {record.slot} was emptied under a running request"
-        self._untell(record)
+        self._workers.forget(record.slot)
         del self._slots[record.slot]

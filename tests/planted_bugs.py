@@ -58,7 +58,6 @@ class LateWrite(Simulation):
 
 class _ForgetfulRouter(Router):
     def worker_down(self, instance: int, held: Collection[int]) -> None:
-        self._workers.pop(instance, None)
         self.tick()
 
 
@@ -67,7 +66,7 @@ class _ForgetfulServer(SimulatedServer):
 
 
 class ForgottenSlot(Simulation):
-    """The router believes that a worker which is gone still knows of its slots."""
+    """The router believes that a worker which is gone still lives and knows of its slots."""
 
     server_type = _ForgetfulServer
 

@@ -16,7 +16,8 @@ from pdrt.router import Router
 from pdrt.sampling_params import SamplingParams
 from pdrt.sched.held import requests_held_by
 from pdrt.wire import Message
-from tests.in_process import Client
+from tests.in_process import Client, InProcessServer
+from tests.toy_model import Limits, ToyRunner
 
 PREFILL = 1 << 8
 DECODE = 1 << 8 | 1
@@ -76,6 +77,48 @@ def test_a_dead_workers_requests_are_told_to_the_next_one(bench: Bench) -> None:
     bench.ledger.sweep()
 
 
+def test_all_that_could_prefill_a_request_are_told_of_it_once(bench: Bench) -> None:
+    """Also the successor of one of them, while another knows of it already."""
+    bench.connect(PREFILL + 2)
+    bench.submit(request("a"))
+    bench.router.worker_down(PREFILL, [])
+    bench.connect(PREFILL + 256)
+    bench.router.tick()
+    assert bench.sent == 3 * [Admit(0, bench.ledger.word(0).generation)]
+    bench.router.abort("a")
+    bench.ledger.sweep()
+
+
+def test_short_prompts_pass_a_long_one_on_another_worker() -> None:
+    """Also those that are older than what their worker has room for."""
+    ledger = Ledger.create(
+        num_pages=400, page_size=4, num_slots=16, max_model_len=1100, sealed_bound=8
+    )
+    kv: dict[tuple[int, int], int] = {}
+    limits = Limits(num_tokens=8, num_seqs=8, depth=1)
+    server = InProcessServer(
+        ledger,
+        ["prefill", "prefill", "decode"],
+        lambda holder: ToyRunner(holder, ledger, kv, limits, lambda: None),
+        budget=8,
+        max_num_seqs=8,
+        eos_token_ids=[0],
+    )
+    clients = [
+        Client(request(f"r{i}", prompt=(i, 1, 2) * (200 if i == 0 else 2))) for i in range(9)
+    ]
+    for client in clients:
+        server.router.submit(client.request, client)
+    rounds = 0
+    while not all(client.tokens for client in clients[1:]):
+        server.round()
+        rounds += 1
+    assert rounds < 20
+    assert not clients[0].tokens
+    while not server.router.is_idle:
+        server.round()
+
+
 def test_a_frame_that_was_not_sent_is_sent_by_the_next_tick(
     make_ledger: Callable[..., Ledger],
 ) -> None:
@@ -129,6 +172,14 @@ def test_an_id_that_is_running_is_refused_and_the_running_one_goes_on(bench: Ben
     bench.ledger.sweep()
 
 
+def test_what_has_ended_and_is_still_queued_waits_no_more(bench: Bench) -> None:
+    bench.submit(request("a"), request("b"))
+    bench.router.abort("a")
+    assert (bench.router.num_requests, bench.router.num_waiting) == (1, 1)
+    bench.router.abort("b")
+    bench.ledger.sweep()
+
+
 def test_an_abort_ends_the_client_at_once_and_its_slot_when_it_was_released(bench: Bench) -> None:
     (client,) = bench.submit(request("a"))
     assert bench.router.abort("a") and not bench.router.abort("a")
@@ -145,7 +196,7 @@ def test_an_abort_wakes_the_worker_that_holds_the_slot(bench: Bench) -> None:
     holder.admit(0, bench.ledger.word(0).generation)
     bench.router.abort("a")
     assert bench.sent[-1] == Look()
-    assert holder.marked() == [0]
+    assert bench.ledger.word(0).abort
     holder.abort(0)
 
 

@@ -62,9 +62,13 @@ class PrefillScheduler:
         for slot in self._in_order():
             if budget < 1 or len(self.held) >= self._max_num_seqs:
                 break
-            admitted = self._admit(slot)
-            if admitted is None:
-                break
+            outcome = self._holder.admit(slot, self._waiting[slot], self._copy_page)
+            if outcome in (Outcome.BUSY, Outcome.NO_PAGES, Outcome.NOT_OLDEST):
+                break  # and none of the younger ones either
+            generation = self._waiting.pop(slot)
+            if outcome is Outcome.STALE:
+                continue  # aborted, or another worker was faster
+            admitted = self.held.add(slot, generation)
             num_computed = self._ledger.info(slot).num_computed_tokens
             budget -= _add_chunk(rows, admitted, num_computed, budget)
         return Plan(tuple(rows))
@@ -76,16 +80,6 @@ class PrefillScheduler:
             if (word.phase, word.generation) != (Phase.QUEUED, generation) or word.abort:
                 del self._waiting[slot]
         return sorted(self._waiting, key=lambda slot: self._ledger.info(slot).rank)
-
-    def _admit(self, slot: int) -> Held | None:
-        """None: not now, and none of the younger ones either."""
-        outcome = self._holder.admit(slot, self._waiting[slot], self._copy_page)
-        if outcome in (Outcome.BUSY, Outcome.NO_PAGES, Outcome.NOT_OLDEST):
-            return None
-        generation = self._waiting.pop(slot)
-        if outcome is Outcome.STALE:
-            return None
-        return self.held.add(slot, generation)
 
     def _is_sealable(self, held: Held) -> bool:
         info = self._ledger.info(held.slot)
