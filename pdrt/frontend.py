@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from pdrt.messages import (
     WorkerDown,
     WorkerUp,
 )
+from pdrt.movement import Movement
 from pdrt.request import Request
 from pdrt.router import Router
 from pdrt.updates import Sink
@@ -48,7 +48,6 @@ class WorkerState:
     name: str
     pid: int
     threads: int
-    incarnation: int
 
 
 @dataclass(slots=True)
@@ -71,11 +70,11 @@ class FrontEnd:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, _Connection] = {}  # by instance
         self._changed = asyncio.Event()  # something happened that `start` waits for
-        self._progress = (0, time.monotonic())  # sum of all workers' steps, when it moved last
         self._keeper = process.spawn("pdrt.worker.keeper", "keeper", new_session=True)
         self._keeper_pid = self._keeper.pid
         self._router: Router | None = None
         self._ledger: Ledger | None = None
+        self._movement: Movement | None = None
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
         self._loop.add_reader(self._keeper.channel.fileno(), self._hear_keeper)
         self._keeper.channel.send(Start(server))
@@ -97,8 +96,11 @@ class FrontEnd:
     @property
     def workers(self) -> list[WorkerState]:
         """Live workers by name."""
-        states = (connection.state for connection in self._connections.values())
-        return sorted(states, key=lambda state: state.name)
+        return sorted(self._states(), key=lambda state: state.name)
+
+    def _states(self) -> list[WorkerState]:
+        """Also for another thread: the copy is made in one go."""
+        return [connection.state for connection in list(self._connections.values())]
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -151,11 +153,12 @@ class FrontEnd:
         """Why requests should go elsewhere now; None when all is well."""
         if self.dead:
             return str(self.dead)
-        up = {connection.state.name for connection in self._connections.values()}
-        down = [spec.name for spec in self.server.workers if spec.name not in up]
+        up = {state.name for state in self._states()}
+        roles = {spec.role for spec in self.server.workers if spec.name in up}
+        down = [spec.name for spec in self.server.workers if spec.role not in roles]
         if down:
             return f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} down"
-        stalled = time.monotonic() - self._progress[1]
+        stalled = self._movement.seconds_still if self._movement else 0.0
         if stalled > self.server.watchdog_timeout:
             return f"requests are waiting, and no worker has made a step for {stalled:.0f} s"
         return None
@@ -170,6 +173,8 @@ class FrontEnd:
                     break
                 self._ledger = Ledger.attach(fds[0])
                 os.close(fds[0])
+                indexes = [spec.index for spec in self.server.workers]
+                self._movement = Movement(self._ledger, indexes)
                 self._router = Router(self._ledger, self._max_queued, self._sweep)
                 self.load_seconds = message.load_seconds
                 self.device_memory = message.device_memory
@@ -196,7 +201,7 @@ class FrontEnd:
 
     def _connect(self, up: WorkerUp, channel: Channel) -> None:
         spec = self.server.workers[up.index]
-        state = WorkerState(spec.name, up.pid, spec.threads, up.instance >> 8)
+        state = WorkerState(spec.name, up.pid, spec.threads)
         self._connections[up.instance] = _Connection(state, channel)
         self._loop.add_reader(channel.fileno(), self._hear_worker, up.instance)
         self.router.worker_up(up.instance, spec.role, channel.send)
@@ -245,10 +250,8 @@ class FrontEnd:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
-        if self._router is None or self.dead:
+        if self._router is None or self._movement is None or self.dead:
             return
         self._router.tick()
         self._flush()
-        steps = sum(self.ledger.steps(spec.index) for spec in self.server.workers)
-        if steps != self._progress[0] or not self._router.num_requests:
-            self._progress = (steps, time.monotonic())
+        self._movement.look(is_idle=not self._router.num_requests)

@@ -116,6 +116,16 @@ def test_requests_that_arrive_while_a_worker_is_down_are_served_when_it_is_back(
     assert output.outputs[0].token_ids == undisturbed[0]
 
 
+def test_a_server_is_ready_while_another_worker_of_the_phase_is_up(tiny_llama: Path) -> None:
+    with pdrt.Engine(
+        str(tiny_llama), max_model_len=256, num_decode_workers=2, log_level="error"
+    ) as engine:
+        os.kill(pid_of(engine, "decode-0"), signal.SIGKILL)
+        assert eventually(lambda: pid_of(engine, "decode-0") == 0)
+        assert engine.health().ready
+        assert engine.generate(PROMPTS[0], {"max_tokens": 5})[0].finished
+
+
 def test_the_keepers_death_is_told_to_every_client_and_leaves_nothing(
     engine: pdrt.Engine,
 ) -> None:
