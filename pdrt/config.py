@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,7 +25,7 @@ Quantization = Literal["none", "int8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 MAX_WORKERS = 64
-MAX_SEQS = 16_384  # a quarter of the slots that a ledger has at most
+MAX_SEQS = 2048  # all requests of a worker are told in one frame, when it dies
 MAX_TPOT_TARGET_MS = 500.0  # an idle worker still beats twice a second
 MIN_WATCHDOG_TIMEOUT = 1.0  # seconds; for the same reason
 PAGE_SIZES = (16, 32, 64, 128, 256)
@@ -187,6 +188,25 @@ def settings_of(**values: object) -> Settings:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings: {error}") from None
+
+
+def engine_settings(model: object, others: Mapping[str, object]) -> Settings:
+    """Of the arguments of pdrt.Engine: a model and other settings, or Settings alone.
+
+    Raises:
+        ConfigError: names the argument.
+    """
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    if isinstance(model, str):
+        return settings_of(model=model, **others)
+    if not isinstance(model, Settings):
+        raise ConfigError(
+            f"model is {model!r}; give a folder, a GGUF file, a name on the hub, or Settings"
+        )
+    if others:
+        raise ConfigError(f"give {', '.join(others)} in the Settings object")
+    return model
 
 
 def cache_dir() -> Path:

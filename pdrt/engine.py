@@ -11,6 +11,7 @@ block, when the engine is garbage-collected, and when the interpreter exits or i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import queue
 import time
@@ -23,8 +24,8 @@ from typing import Literal, overload
 
 from pdrt.background import Doorbell, LoopThread, start_front_end
 from pdrt.chat_template import ChatOptions
-from pdrt.config import Settings, settings_of
-from pdrt.errors import ConfigError, EngineDead
+from pdrt.config import Settings, engine_settings
+from pdrt.errors import EngineDead
 from pdrt.frontend import FrontEnd
 from pdrt.inputs import (
     Conversation,
@@ -61,21 +62,14 @@ class Engine:
     """
 
     def __init__(self, model: str | os.PathLike[str] | Settings = "", **settings: object) -> None:
-        if isinstance(model, os.PathLike):
-            model = os.fspath(model)
-        if isinstance(model, str):
-            model = settings_of(model=model, **settings)
-        elif not isinstance(model, Settings):
-            raise ConfigError(
-                f"model is {model!r}; give a folder, a GGUF file, a name on the hub, or Settings"
-            )
-        elif settings:
-            raise ConfigError(f"give {', '.join(settings)} in the Settings object")
-        self.settings = model
+        self.settings = engine_settings(model, settings)
         self.plan = make_plan(self.settings)
         self.tokenizer = Tokenizer(self.plan.folder, self.settings.chat_template)
-        self.limits = Limits(self.plan.spec.vocab_size, self.plan.server.max_model_len)
-        self._num_requests = 0
+        server, most = self.plan.server, self.settings.max_queued_requests
+        self.limits = Limits(
+            self.plan.spec.vocab_size, server.max_model_len, server.num_slots, most
+        )
+        self._numbers = itertools.count(1)  # of requests, whichever thread makes them
         self._bell: Doorbell | None = None
         self._thread, self._front = start_front_end(
             self.plan.server, self.settings.max_queued_requests
@@ -169,9 +163,10 @@ class Engine:
 
     def _doorbell(self, loop: asyncio.AbstractEventLoop) -> Doorbell:
         """One for all requests that are read in a loop, as long as no other loop comes between."""
-        if self._bell is None or self._bell.loop is not loop:
-            self._bell = Doorbell(loop)
-        return self._bell
+        bell = self._bell  # another thread, with a loop of its own, may put its bell there
+        if bell is None or bell.loop is not loop:
+            bell = self._bell = Doorbell(loop)
+        return bell
 
     def abort(self, request_id: str) -> None:
         """Ends a request; its reader gets the finish reason "abort". Unknown ids are ignored."""
@@ -209,8 +204,7 @@ class Engine:
         given = text_or_ids(prompt)
         text = given if isinstance(given, str) else None
         ids = self.tokenizer.encode(given) if isinstance(given, str) else given
-        self._num_requests += 1
-        seed = derived_seed(self.settings.seed, self._num_requests)
+        seed = derived_seed(self.settings.seed, next(self._numbers))
         name = request_id or f"req-{uuid.uuid4().hex}"
         bad_words = bad_word_ids(params.bad_words, self.tokenizer.encode)
         return validate(name, text, ids, params, self.limits, seed, bad_words)

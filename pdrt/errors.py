@@ -14,12 +14,16 @@ Each message says what was wrong, the value, and what to do.
 
 from __future__ import annotations
 
+import reprlib
+
 MAX_SHOWN = 60  # characters of a value in a message
+_SHORT = reprlib.Repr()  # cheap for values of any size and depth
+_SHORT.maxstring = _SHORT.maxother = MAX_SHOWN - 10
 
 
 def shown(value: object) -> str:
-    """A value in a message: its repr, cut where it is long."""
-    text = repr(value)
+    """A value in a message, whatever a user gave: one short line."""
+    text = _SHORT.repr(value)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 

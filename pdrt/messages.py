@@ -136,7 +136,6 @@ class WorkerDown(Frame, frozen=True):
 
     index: int
     instance: int
-    reason: str
     held: tuple[int, ...]  # requests by number: a slot may be another's when this is read
     fault: str = ""  # of the GPU, where that was the reason
     faulted: tuple[int, ...] = ()  # of `held`, those that it was computing then

@@ -18,10 +18,12 @@ from pdrt.sampling_params import MAX_BAD_WORD_TOKENS, SamplingParams, check
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request is validated against."""
+    """What a request is validated against. `num_slots` requests run or are about to at once."""
 
     vocab_size: int
     max_model_len: int
+    num_slots: int
+    max_queued_requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,6 @@ def validate(
     ids = tuple(prompt_token_ids)
     if not ids:
         raise InvalidRequest("prompt is empty; give at least one token", "prompt")
-    for i, token in enumerate(ids):
-        if type(token) is not int or not 0 <= token < limits.vocab_size:
-            raise InvalidRequest(
-                f"prompt token {i} is {token!r}; token ids are 0 to {limits.vocab_size - 1}",
-                "prompt",
-            )
     room = limits.max_model_len - len(ids)
     if room < 1:
         raise InvalidRequest(
@@ -148,7 +144,14 @@ def validate(
             "leave room for at least one more; shorten the prompt or raise --max-model-len",
             "prompt",
         )
+    for i, token in enumerate(ids):  # no more than the context holds, whatever was sent
+        if type(token) is not int or not 0 <= token < limits.vocab_size:
+            raise InvalidRequest(
+                f"prompt token {i} is {token!r}; token ids are 0 to {limits.vocab_size - 1}",
+                "prompt",
+            )
     check(params, limits.vocab_size)
+    check_room(1, params.n, limits)
     if sum(map(len, bad_words)) > MAX_BAD_WORD_TOKENS:
         raise InvalidRequest(
             f"bad_words has {sum(map(len, bad_words))} tokens in all; give at most "
@@ -165,6 +168,23 @@ def validate(
         seed=seed if params.seed is None else params.seed,
         bad_words=tuple(map(tuple, bad_words)),
     )
+
+
+def check_room(num_prompts: int, n: int, limits: Limits) -> None:
+    """Whether prompts of `n` sequences each can be taken together by a server that has nothing
+    else to do: each first sequence has a slot, while there are any, and all others wait for it.
+
+    Raises:
+        InvalidRequest: no server of these settings ever takes them.
+    """
+    waiting = num_prompts * n - min(num_prompts, limits.num_slots)
+    if waiting > limits.max_queued_requests:
+        raise InvalidRequest(
+            f"{num_prompts} prompt{'s' * (num_prompts > 1)} with n={n} would have {waiting} "
+            f"requests wait, and --max-queued-requests is {limits.max_queued_requests}; send fewer "
+            "at once",
+            "n" if n > 1 else "prompt",
+        )
 
 
 def sequences(request: Request) -> list[Request]:

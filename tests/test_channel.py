@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pdrt.messages import Admit, Failed, Look, Offer, Report, Stop, WorkerDown
+from pdrt.messages import Admit, Failed, Look, Offer, Report, Stop
 from pdrt.wire import decode, encode
 from pdrt.worker.channel import MAX_QUEUED_FRAMES, Channel, pair
 
@@ -95,7 +95,7 @@ def test_garbage_closes_the_channel_and_raises_nothing(garbage: bytes) -> None:
 
 def test_a_frame_too_large_is_a_bug_of_ours() -> None:
     with pytest.raises(AssertionError):
-        encode(WorkerDown(0, 256, "x" * 70_000, ()))
+        encode(Failed("EngineDead", "x" * 70_000))
 
 
 def test_unknown_frames_are_refused() -> None:

@@ -149,6 +149,14 @@ def test_a_model_of_another_type_is_named(model: Any) -> None:
         pdrt.Engine(model)
 
 
+def test_more_sequences_than_may_ever_wait_are_refused_by_name(tiny_llama: Path) -> None:
+    with pdrt.Engine(tiny_llama, max_model_len=64, max_queued_requests=3) as engine:
+        with pytest.raises(InvalidRequest, match="n=5 would have 4 requests wait") as caught:
+            engine.generate("x", {"n": 5})
+        assert caught.value.param == "n"
+        assert len(engine.generate("x", {"n": 4, "max_tokens": 1})[0].outputs) == 4
+
+
 def test_a_model_may_be_a_path_and_prompts_more_than_may_wait(tiny_llama: Path) -> None:
     with pdrt.Engine(tiny_llama, max_num_seqs=2, max_queued_requests=3) as engine:
         outputs = engine.generate([[i, 7] for i in range(60)], {**GREEDY, "max_tokens": 2})

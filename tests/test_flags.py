@@ -55,7 +55,7 @@ def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> No
         (["--dtype", "int8"], "--dtype"),
         (["--send-timeout", "0"], "--send-timeout is 0"),
         (["--max-num-seqs", "0"], "--max-num-seqs is 0"),
-        (["--max-num-seqs", "20000"], "--max-num-seqs is 20000; give 1 to 16384"),
+        (["--max-num-seqs", "20000"], "--max-num-seqs is 20000; give 1 to 2048"),
         (["--watchdog-timeout", "0.5"], "--watchdog-timeout is 0.5; give seconds, 1 or more"),
         (["--paeg-size", "16"], "--paeg-size"),
         (["--page", "16"], "--page"),

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests.fixtures_server import MAX_QUEUED, MAX_SEQS
 from tests.processes import eventually
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, post
 
 HI = [{"role": "user", "content": "x"}]
 
@@ -233,11 +234,25 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(server: ServerProcess)
 
 
 def test_more_requests_than_may_wait_are_a_503_and_leave_nothing(server: ServerProcess) -> None:
-    response = server.complete(prompt=[[1] * 1500] * 128, max_tokens=400, ignore_eos=True)
+    most = 4 * MAX_SEQS + MAX_QUEUED  # that a server takes which has nothing else to do
+    long = {"max_tokens": 400, "ignore_eos": True}
+    with server.raw(post("/v1/completions", {"prompt": [[1] * 1500] * 20, **long})):
+        assert eventually(lambda: server.metric("pdrt:num_requests_running") > 0)
+        response = server.complete(prompt=[[1] * 1500] * most, **long)
     assert response.status_code == 503
     assert error_of(response)["code"] == "overloaded"
     assert int(response.headers["retry-after"]) >= 1
     assert eventually(server.is_idle)
+
+
+@pytest.mark.parametrize(("prompts", "n", "param"), [(1, MAX_QUEUED + 2, "n"), (90, 1, "prompt")])
+def test_what_no_idle_server_would_take_is_a_400(
+    server: ServerProcess, prompts: int, n: int, param: str
+) -> None:
+    response = server.complete(prompt=[[1]] * prompts, n=n, max_tokens=1)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"] == param and "--max-queued-requests is 16" in str(error["message"])
 
 
 def test_headers_that_are_too_large_are_refused(server: ServerProcess) -> None:

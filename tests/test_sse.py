@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from pdrt.errors import EngineDead
-from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
+from pdrt.request import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, Wishes, choices_of, usage
 from pdrt.serve.generation import Outputs
 from pdrt.serve.lifecycle import Lifecycle
 from pdrt.serve.schemas import StreamOptions
-from pdrt.serve.streaming import EventStream, Work, event, events
+from pdrt.serve.streaming import INLINE_SCORES, EventStream, Work, beside_others, event, events
 from tests.byte_tokenizer import BYTES
 from tests.server_process import ServerProcess, data_of, post
 
@@ -54,6 +55,26 @@ def test_each_delta_starts_where_the_last_one_ended() -> None:
     assert [len(d.token_ids) for d in deltas] == [2, 1, 0, 3]
     assert [d.is_first for d in deltas] == [True, False, False, False]
     assert [d.is_empty for d in deltas] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("of_prompt", [True, False])
+def test_many_logprobs_are_written_beside_the_loop(of_prompt: bool) -> None:
+    scored, few = output("a"), output("a")
+    scores = [{1: Logprob(-0.5, 1)}] * (INLINE_SCORES + 1)
+    few.outputs[0].logprobs = scores[:9]
+    if of_prompt:
+        scored.prompt_logprobs = [None, *scores]
+    else:
+        scored.outputs[0].logprobs = scores
+
+    async def threads() -> list[bytes]:
+        def name() -> bytes:
+            return threading.current_thread().name.encode()
+
+        return [await beside_others(name, [each]) for each in (scored, few)]
+
+    aside, here = asyncio.run(threads())
+    assert here == threading.current_thread().name.encode() != aside
 
 
 def test_usage_is_counted_in_tokens_of_all_choices() -> None:

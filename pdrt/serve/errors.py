@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,13 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdrt.errors import EngineDead, InvalidRequest, Overloaded, PdrtError
+from pdrt.errors import EngineDead, InvalidRequest, Overloaded, PdrtError, shown
 from pdrt.serve.labels import label_of
 
 log = logging.getLogger(__name__)
-
-_SHORT = reprlib.Repr()  # cheap for values of any size and depth
-_SHORT.maxstring = 50
 
 _SHAPES = {
     "prompt": "give text, a list of texts, a list of token ids or a list of such lists",
@@ -164,12 +160,6 @@ def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
     advice = advice or str((too_long or errors)[0]["msg"]).lower()
     message = f"{name}={shown(first['input'])} is not accepted; {advice}"
     return Problem(400, message, param=name)
-
-
-def shown(value: object) -> str:
-    """A value in a message, whatever a client sent: one short line."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _field(place: Sequence[str | int]) -> tuple[str, str]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pdrt.engine import Engine
 from pdrt.errors import InvalidRequest, Overloaded, PdrtError
 from pdrt.metrics import RequestHistory
-from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput
-from pdrt.sampling_params import SamplingParams
+from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput, check_room
+from pdrt.sampling_params import SamplingParams, check
 
 INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
 Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
@@ -42,7 +42,12 @@ async def outputs(engine: Engine, history: RequestHistory, job: Job) -> Outputs:
 
     Nothing is submitted before they are read. Reading them raises InvalidRequest, Overloaded or
     EngineDead of any prompt; the others are aborted then.
+
+    Raises:
+        InvalidRequest: the parameters are wrong, or there are more sequences than may ever wait.
     """
+    check(job.params, engine.limits.vocab_size)
+    check_room(job.num_prompts, job.params.n, engine.limits)
     if job.num_chars <= INLINE_CHARS:
         prompts = job.encode()
     else:  # megabytes take seconds, in which other clients' tokens must flow

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from pdrt.errors import InvalidRequest
+from pdrt.errors import InvalidRequest, shown
 from pdrt.sampling_params import SamplingParams
-from pdrt.serve.errors import shown
 from pdrt.serve.formats import Wishes
 
 MAX_PROMPTS = 128

@@ -35,7 +35,7 @@ from pdrt.serve.schemas import StreamOptions
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
-INLINE_SCORES = 512  # prompt tokens whose logprobs are written in some milliseconds
+INLINE_SCORES = 512  # tokens whose logprobs are written in some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,20 @@ async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, No
                 if delta.is_empty:
                     continue
                 if delta.is_first:  # it has the prompt's logprobs
-                    yield await _beside_others(partial(written, delta), [output])
+                    yield await beside_others(partial(written, delta), [output])
                 else:
                     yield written(delta)
     if options.include_usage:
         yield event(msgspec.json.encode({**work.format.last(), "usage": usage(latest.values())}))
 
 
-async def _beside_others(write: Callable[[], bytes], outputs: Iterable[RequestOutput]) -> bytes:
-    """Thousands of prompt logprobs take seconds to write, in which others' tokens must flow."""
-    num_scored = sum(len(output.prompt_logprobs or ()) for output in outputs)
+async def beside_others(write: Callable[[], bytes], outputs: Iterable[RequestOutput]) -> bytes:
+    """Thousands of logprobs take seconds to write, in which others' tokens must flow."""
+    num_scored = sum(
+        len(scores or ())
+        for output in outputs
+        for scores in (output.prompt_logprobs, *(each.logprobs for each in output.outputs))
+    )
     return write() if num_scored <= INLINE_SCORES else await asyncio.to_thread(write)
 
 
@@ -144,5 +148,5 @@ async def whole_answer(work: Work, receive: Receive) -> Response:
         deltas = [c.advance(latest[c.prompt]) for each in choices for c in each]
         return msgspec.json.encode({**work.format.answer(deltas), "usage": usage(latest.values())})
 
-    body = await _beside_others(written, latest.values())
+    body = await beside_others(written, latest.values())
     return Response(body, media_type="application/json")

@@ -181,8 +181,8 @@ class Keeper:
             if faulted and self._mps:
                 raise faulted_under_mps(worker.spec, faulted)
             fault = faulted.fault if faulted else ""
-            down = (worker.spec.index, instance, reason, tuple(held), fault, tuple(doubtful))
-            self._front.send(WorkerDown(*down))
+            down = WorkerDown(worker.spec.index, instance, tuple(held), fault, tuple(doubtful))
+            self._front.send(down)
             self._restart(worker)
 
     def _restart(self, worker: RunningWorker) -> None:

@@ -153,7 +153,8 @@ def end_by_fault(error: Exception, runner: WitnessedRunner, keeper: Channel) -> 
     if fault is None:
         return
     log.error("the device has failed: %s", error)
-    keeper.send(Faulted(fault, tuple((row.slot, row.generation) for row in runner.rows())))
+    rows = {(row.slot, row.generation) for row in runner.rows()}
+    keeper.send(Faulted(fault, tuple(rows)))
     os._exit(FAULT_EXIT_CODE)
 
 

@@ -28,6 +28,7 @@ F = TypeVar("F")
 PR_SET_PDEATHSIG = 1
 
 LEAVE_SECONDS = 5.0
+MAX_CHARACTERS = 8192  # of an error that another process is told
 
 
 class Child:
@@ -168,10 +169,13 @@ def begin_work(name: str, level: str) -> None:
 
 
 def failure(error: BaseException) -> Failed:
-    """An exception as a frame; what is not ours becomes an EngineDead with its type in the text."""
+    """An exception as a frame; what is not ours becomes an EngineDead with its type in the text.
+
+    Its first characters: a frame holds no more, and a compiler's output may be long.
+    """
     if isinstance(error, errors.PdrtError):
-        return Failed(type(error).__name__, str(error))
-    return Failed("EngineDead", f"{type(error).__name__}: {error}")
+        return Failed(type(error).__name__, str(error)[:MAX_CHARACTERS])
+    return Failed("EngineDead", f"{type(error).__name__}: {error}"[:MAX_CHARACTERS])
 
 
 def as_error(frame: Failed) -> errors.PdrtError:
