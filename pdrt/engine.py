@@ -206,7 +206,7 @@ class Engine:
         ids = self.tokenizer.encode(given) if isinstance(given, str) else given
         seed = derived_seed(self.settings.seed, next(self._numbers))
         name = request_id or f"req-{uuid.uuid4().hex}"
-        bad_words = bad_word_ids(params.bad_words, self.tokenizer.encode)
+        bad_words = bad_word_ids(params.bad_words, self.tokenizer.encode, self.limits.vocab_size)
         return validate(name, text, ids, params, self.limits, seed, bad_words)
 
     def _streams(self, requests: Sequence[Request]) -> Iterator[RequestStream]:

@@ -64,17 +64,20 @@ def _checked(name: str, value: object) -> str | Sequence[int]:
     return value
 
 
-def bad_word_ids(words: Sequence[str], encode: Callable[[str, bool], list[int]]) -> list[list[int]]:
+def bad_word_ids(
+    words: Sequence[str], encode: Callable[[str, bool], list[int]], vocab_size: int
+) -> list[list[int]]:
     """Token ids of each word as it is written, and with a blank before it.
 
-    A word that the model spells with other tokens, or as a part of longer ones, is not found.
+    A word that the model spells with other tokens, or as a part of longer ones, is not found. One
+    with a token that only the tokenizer knows is left out: the model cannot write it.
 
     Args:
         encode: text and whether to add special tokens -> token ids.
     """
     texts = (text for word in words for text in (word, " " + word.lstrip()))
     spellings = {tuple(encode(text, False)) for text in texts}
-    return sorted(map(list, spellings - {()}))
+    return sorted(list(each) for each in spellings if each and max(each) < vocab_size)
 
 
 def as_conversations(

@@ -36,6 +36,9 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more exact
             raise ModelError(f"{path} cannot be read: {error}") from None
+        # Left over from training in some files; a prompt is neither cut nor filled up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._template = _chat_template(folder, chat_template)
         self._bytes = ByteTokens(self._tokenizer)
         self._token_texts: dict[int, str] = {}
@@ -167,15 +170,17 @@ def _own_template(folder: Path, config: dict[str, object]) -> str | None:
     file = folder / "chat_template.jinja"
     source = _text(file) if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several, by name
-        entries = [entry for entry in source if isinstance(entry, dict)]
-        source = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = next(
+            (each.get("template") for each in named if each.get("name") == "default"), None
+        )
     return source if isinstance(source, str) else None
 
 
 def _special_tokens(config: dict[str, object]) -> dict[str, str]:
     """bos_token and the like, as text; newer configs write them as objects."""
     contents = {
-        name: value["content"] if isinstance(value, dict) else value
+        name: value.get("content") if isinstance(value, dict) else value
         for name, value in config.items()
         if name.endswith("_token")
     }
@@ -197,7 +202,7 @@ def _config(folder: Path) -> dict[str, object]:
         return {}
     try:
         config = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds {type(config).__name__}, not an object")

@@ -7,7 +7,7 @@ only; the tensors themselves are read by pdrt.model.weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,11 +39,11 @@ def read_spec(folder: Path) -> ModelSpec:
         )
     _refuse_quantisation(config)
     spec = spec_of(config)
-    generation = folder / "generation_config.json"
-    if not generation.is_file():
-        return spec
-    ends = HFConfig(_read_json(generation), str(generation)).token_ids("eos_token_id")
-    return replace(spec, eos_token_ids=ends or spec.eos_token_ids)
+    ends, generation = spec.eos_token_ids, folder / "generation_config.json"
+    if generation.is_file():
+        ends = HFConfig(_read_json(generation), str(generation)).token_ids("eos_token_id") or ends
+    # Some name tokens that only the tokenizer has; the model cannot end with those.
+    return replace(spec, eos_token_ids=tuple(end for end in ends if end < spec.vocab_size))
 
 
 def _refuse_quantisation(config: HFConfig) -> None:
@@ -60,19 +60,34 @@ def _refuse_quantisation(config: HFConfig) -> None:
 def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
     """Name of each tensor of the checkpoint that the model needs -> its file.
 
+    A head that is tied to the embedding is among them where the checkpoint has it all the same.
+
     Raises:
         ModelError: a file is truncated; a tensor is missing or has another shape or type.
     """
-    found = {name: part for path in weight_files(folder) for name, part in _headers(path).items()}
+    found = _all_headers(folder)
     place: dict[str, Path] = {}
-    for ours, shape in tensors(spec).items():
-        names = sources(spec.family, ours)
-        for name, part in zip(names, _split(spec, ours, shape, len(names)), strict=True):
-            if name not in found:
-                raise ModelError(f"{folder} has no tensor {name} (for {ours})")
-            _check(name, part, found[name])
-            place[name] = found[name].path
+    for ours, name, shape in parts(spec):
+        if name not in found:
+            raise ModelError(f"{folder} has no tensor {name} (for {ours})")
+        _check(name, shape, found[name])
+        place[name] = found[name].path
+    (head,) = sources(spec.family, "head.weight")
+    if spec.tied_embeddings and head in found:
+        place[head] = found[head].path
     return place
+
+
+def _all_headers(folder: Path) -> dict[str, _Header]:
+    """Of all tensors, by name; where several files have one, of the file that the index names."""
+    found: dict[str, _Header] = {}
+    files = weight_files(folder)
+    indexed = {} if files == [folder / SINGLE] else _weight_map(folder)
+    for path in files:
+        for name, header in _headers(path).items():
+            if name not in found or indexed.get(name) == path.name:
+                found[name] = header
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,15 @@ def _check(name: str, shape: Shape, header: _Header) -> None:
         )
 
 
+def parts(spec: ModelSpec) -> Iterator[tuple[str, str, Shape]]:
+    """Of each tensor that the model needs: our name of it, and name and shape of each part in the
+    checkpoint."""
+    for ours, shape in tensors(spec).items():
+        names = sources(spec.family, ours)
+        for name, part in zip(names, _split(spec, ours, shape, len(names)), strict=True):
+            yield ours, name, part
+
+
 def _split(spec: ModelSpec, ours: str, shape: Shape, num_parts: int) -> list[Shape]:
     """The shapes of the parts that a tensor of ours is joined from."""
     if num_parts == 1:
@@ -118,18 +142,24 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         raise no_weights(str(folder), [path.name for path in folder.iterdir()])
     files = [folder / name for name in shards(folder)]
+    there = {path.name for path in folder.iterdir() if path.is_file()}
     for file in files:
-        if file.parent != folder or not file.is_file():
+        if file.parent != folder or file.name not in there:
             raise ModelError(f"{folder / INDEX} names {file.name}, which is not in the folder")
     return files
 
 
 def shards(folder: Path) -> list[str]:
     """Names of the files that the index in `folder` names, which need not be there."""
+    return sorted({str(name) for name in _weight_map(folder).values()})
+
+
+def _weight_map(folder: Path) -> dict[str, object]:
+    """Name of each tensor -> that of its file, as the index says."""
     weight_map = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ModelError(f"{folder / INDEX} has no weight_map")
-    return sorted({str(name) for name in weight_map.values()})
+    return weight_map
 
 
 def no_weights(place: str, names: Iterable[str]) -> ModelError:
@@ -171,7 +201,7 @@ def _read_json(path: Path) -> dict[str, object]:
         raise ModelError(f"{path} is missing") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds {type(value).__name__}, not an object")

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from pdrt.errors import ModelError
 from pdrt.model.cache import tell
-from pdrt.model.families import sources, spec_of
+from pdrt.model.checkpoint import parts as checkpoint_parts
+from pdrt.model.families import spec_of
 from pdrt.model.gguf_config import Architecture, architecture, config, generation_config
 from pdrt.model.gguf_file import GGUFFile
 from pdrt.model.gguf_tokenizer import write_tokenizer
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.safetensors_file import write_float32
-from pdrt.model.spec import ModelSpec, Shape, tensors
+from pdrt.model.spec import ModelSpec, Shape
 
 CONVERSION = 3  # in the names of cached folders: another way of converting has another number
 
@@ -94,7 +95,7 @@ def _parts(file: GGUFFile, spec: ModelSpec) -> dict[str, _Part]:
 def _located(file: GGUFFile, spec: ModelSpec, kind: Architecture) -> Iterator[tuple[str, _Part]]:
     """Name in the checkpoint, and where that tensor is in the file."""
     names = gguf.get_tensor_name_map(kind.arch, spec.num_layers)
-    for hf_name in (name for ours in tensors(spec) for name in sources(spec.family, ours)):
+    for _, hf_name, expected in checkpoint_parts(spec):
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias")) or hf_name
         rows, fused = None, _fused(name)
         if name not in file.tensors and fused in file.tensors:
@@ -104,6 +105,11 @@ def _located(file: GGUFFile, spec: ModelSpec, kind: Architecture) -> Iterator[tu
         shape = file.shape(name)
         if rows:
             shape = (rows.stop - rows.start, *shape[1:])
+        if shape != expected:
+            raise ModelError(
+                f"{file.path}: tensor {name} has the shape {list(shape)} for {hf_name}, and the "
+                f"metadata makes it {list(expected)}"
+            )
         yield hf_name, _Part(name, shape, rows, _heads_in_pairs(name, spec) if kind.pairs else 0)
 
 

@@ -14,12 +14,32 @@ from gguf import MODEL_ARCH, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from pdrt.errors import ModelError
-from pdrt.model.gguf_file import GGUFFile
+from pdrt.model.gguf_file import GGUFFile, token_id
 
 Words = dict[str, object]
 
 # Rotary scaling of Llama 3.1 to 3.3. Files keep the result (rope_freqs), not these numbers.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+# Keys that change what is computed and that no architecture below has, with the values that change
+# nothing.
+NEUTRAL: dict[str, tuple[float, ...]] = {
+    "attention.scale": (0.0,),
+    "attention.output_scale": (0.0, 1.0),
+    "attention.temperature_scale": (0.0, 1.0),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "embedding_scale": (0.0, 1.0),
+    "rope.scaling.alpha": (0.0, 1.0),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "rope.scaling.yarn_attn_factor": (0.0, 1.0),
+    "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
+    "rope.scaling.yarn_beta_fast": (32.0,),
+    "rope.scaling.yarn_beta_slow": (1.0,),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,9 @@ def config(file: GGUFFile) -> Words:
     num_heads, context = file.number("attention.head_count"), file.number("context_length")
     if file.number("attention.sliding_window", context) < context:
         raise file.error("attention.sliding_window", "windows of GGUF files are not read")
+    for key, neutral in NEUTRAL.items():
+        if file.real(key, neutral[-1]) not in neutral:
+            raise file.error(key, "scales and caps of this kind are not read")
     return {
         "architectures": [kind.names[0]],
         "model_type": kind.names[1],
@@ -75,7 +98,7 @@ def config(file: GGUFFile) -> Words:
 def generation_config(file: GGUFFile) -> Words:
     """End-of-sequence ids: the file may name an end of turn beside the end of text."""
     ids = _special_ids(file)
-    ends = [ids["eos_token_id"], file.get("tokenizer.ggml.eot_token_id")]
+    ends = [ids["eos_token_id"], _token_id(file, "eot_token_id")]
     return {**ids, "eos_token_id": sorted({end for end in ends if isinstance(end, int)})}
 
 
@@ -175,7 +198,11 @@ def _compute_dtype(file: GGUFFile) -> str:
 
 def _special_ids(file: GGUFFile) -> Words:
     return {
-        "bos_token_id": file.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": file.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": _token_id(file, "bos_token_id"),
+        "eos_token_id": _token_id(file, "eos_token_id"),
+        "pad_token_id": _token_id(file, "padding_token_id"),
     }
+
+
+def _token_id(file: GGUFFile, name: str) -> int | None:
+    return token_id(file.get, name, file.shape("token_embd.weight")[0])

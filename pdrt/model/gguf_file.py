@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -33,8 +34,14 @@ class GGUFFile:
             )
 
     def get(self, key: str, default: object = None) -> object:
+        """Raises ModelError where the value is damaged."""
         field = self._reader.get_field(key)
-        return default if field is None else field.contents()
+        try:
+            return default if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"{self.path}: the metadata key {key} is damaged ({error}); fetch it again"
+            ) from None
 
     def need(self, key: str) -> object:
         value = self.get(key)
@@ -82,6 +89,13 @@ class GGUFFile:
     def _of_model(self, key: str, default: object) -> object:
         name = f"{self.architecture}.{key}"
         return self.need(name) if default is None else self.get(name, default)
+
+
+def token_id(get: Callable[[str], object], name: str, vocab_size: int) -> int | None:
+    """A token that the metadata names, such as bos_token_id; None where it has none, which some
+    files write as an id that there is not."""
+    found = get(f"tokenizer.ggml.{name}")
+    return found if isinstance(found, int) and 0 <= found < vocab_size else None
 
 
 def _open(path: Path) -> gguf.GGUFReader:

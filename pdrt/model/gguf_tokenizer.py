@@ -25,6 +25,7 @@ from tokenizers import (
 )
 
 from pdrt.errors import ModelError
+from pdrt.model.gguf_file import token_id
 from pdrt.model.gguf_sentencepiece import sentencepiece
 
 Get = Callable[[str], object]
@@ -50,16 +51,12 @@ def write_tokenizer(get: Get, folder: Path) -> None:
     build(get).save(str(folder / "tokenizer.json"))
     tokens = _list(get, "tokens")
 
-    def token(key: str) -> str | None:
-        token_id = get(f"tokenizer.ggml.{key}")
-        return tokens[token_id] if isinstance(token_id, int) else None
-
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": token("bos_token_id"),
-        "eos_token": token("eos_token_id"),
-        "unk_token": token("unknown_token_id"),
-        "pad_token": token("padding_token_id"),
+        "bos_token": _token(get, "bos_token_id", tokens),
+        "eos_token": _token(get, "eos_token_id", tokens),
+        "unk_token": _token(get, "unknown_token_id", tokens),
+        "pad_token": _token(get, "padding_token_id", tokens),
         "chat_template": get("tokenizer.chat_template"),
         "clean_up_tokenization_spaces": False,
     }
@@ -76,13 +73,24 @@ def build(get: Get) -> Tokenizer:
             "rebuilt; use the model's folder with tokenizer.json"
         )
     tokens, types = _list(get, "tokens"), _list(get, "token_type")
-    tokenizer = _sentencepiece(get, tokens, types) if kind == "llama" else _byte_level(get, tokens)
+    try:
+        make = _sentencepiece if kind == "llama" else _byte_level
+        tokenizer = make(get, tokens, types)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises nothing more exact
+        raise ModelError(f"the GGUF file's vocabulary or merges are damaged: {error}") from None
     _add_bos(tokenizer, get, tokens)
     _add_whole_tokens(tokenizer, tokens, types)
     return tokenizer
 
 
-def _byte_level(get: Get, tokens: Sequence[str]) -> Tokenizer:
+def _token(get: Get, name: str, tokens: Sequence[str]) -> str | None:
+    number = token_id(get, name, len(tokens))
+    return None if number is None else tokens[number]
+
+
+def _byte_level(get: Get, tokens: Sequence[str], _types: Sequence[object]) -> Tokenizer:
     merges = [(left, right) for left, _, right in (m.partition(" ") for m in _list(get, "merges"))]
     pre = get("tokenizer.ggml.pre")
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -103,10 +111,9 @@ def _sentencepiece(get: Get, tokens: Sequence[str], types: Sequence[object]) -> 
         for token, score, kind in every
         if kind in (TokenType.NORMAL, TokenType.USER_DEFINED)
     }
-    unknown = get("tokenizer.ggml.unknown_token_id")
     prefix = get("tokenizer.ggml.add_space_prefix")
     return sentencepiece(
-        tokens, scores, tokens[unknown] if isinstance(unknown, int) else None, prefix is not False
+        tokens, scores, _token(get, "unknown_token_id", tokens), prefix is not False
     )
 
 
@@ -149,10 +156,10 @@ def _words(digits: int) -> str:
 
 
 def _add_bos(tokenizer: Tokenizer, get: Get, tokens: Sequence[str]) -> None:
-    bos, add = get("tokenizer.ggml.bos_token_id"), get("tokenizer.ggml.add_bos_token")
+    bos, add = token_id(get, "bos_token_id", len(tokens)), get("tokenizer.ggml.add_bos_token")
     if add is None:  # older files do not say; these models begin every text with one
         add = get("tokenizer.ggml.model") == "llama" or get("tokenizer.ggml.pre") in LLAMA3
-    if not (add and isinstance(bos, int)):
+    if not add or bos is None:
         return
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{tokens[bos]}:0 $A:0",

@@ -25,6 +25,10 @@ class HFConfig:
         value = self._values.get(key)
         return default if value is None else value
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there, if only as null: some defaults differ from what null means."""
+        return key in self._values
+
     def integer(self, key: str, default: int | None = None) -> int:
         """A positive integer. Raises ModelError where it is anything else."""
         value = self.get(key, default)
@@ -61,6 +65,11 @@ class HFConfig:
         """This config with `values` where it has nothing."""
         given = {key: value for key, value in self._values.items() if value is not None}
         return HFConfig(values | given, self.place)
+
+    def renamed(self, **names: str) -> HFConfig:
+        """This config with its numbers under other names, which they replace."""
+        given = {new: self.number(old) for old, new in names.items() if self.get(old) is not None}
+        return HFConfig({**self._values, **given}, self.place)
 
     def require(self, key: str, accepted: tuple[object, ...], default: object) -> None:
         """Raises ModelError unless the value is one that the decoder carries."""

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from pdrt.errors import ModelError
 from pdrt.kernels.cpu_linear import PackedLinear, pack_rows
 from pdrt.kv.shape import SharedMemory
 from pdrt.model.checkpoint import locate, read_spec
@@ -52,17 +53,28 @@ def write_weights(folder: Path, spec: ModelSpec, targets: Mapping[str, Weight]) 
     """Reads each tensor of the checkpoint into its place in `targets`, cast once to their dtype.
 
     Raises:
-        ModelError: as `locate`.
+        ModelError: as `locate`; or a head that is to be tied differs from the embedding.
     """
-    files = {path: safe_open(path, framework="pt") for path in set(locate(folder, spec).values())}
-    place = {name: file for file in files.values() for name in file.keys()}
+    place = locate(folder, spec)
+    files = {path: safe_open(path, framework="pt") for path in set(place.values())}
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = files[place[name]].get_tensor(name)
+        return tensor
+
+    (embedding,), (head,) = (sources(spec.family, f"{n}.weight") for n in ("embedding", "head"))
+    if spec.tied_embeddings and head in place and not torch.equal(read(embedding), read(head)):
+        raise ModelError(
+            f"{folder}/config.json says that {head} is the embedding (tie_word_embeddings), and "
+            f"{place[head].name} has one that differs; set tie_word_embeddings to false in a copy"
+        )
     total = sum(num_bytes(target) for target in targets.values())
     for ours, target in told(
         targets.items(), lambda item: num_bytes(item[1]), total, "loading weights"
     ):
         row = 0
         for name in sources(spec.family, ours):
-            tensor = place[name].get_tensor(name)
+            tensor = read(name)
             if spec.qkv_by_head and ".qkv." in ours:
                 tensor = _parted(tensor, spec)
             write_rows(target, row, tensor)

@@ -66,7 +66,8 @@ def sampled(drawn: NDArray[Any]) -> list[Sampled]:
 
 def _choice(logits: Floats, context: Context, eos_token_ids: Collection[int]) -> Floats:
     """What a row chooses from whose parameters change its logits."""
-    with np.errstate(invalid="ignore"):  # infinite and NaN logits are told from the model's own
+    # Infinite and NaN logits are told from the model's own; a tiny penalty may make more.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         return adjusted(logits, context, eos_token_ids)
 
 

@@ -16,7 +16,7 @@ Ints = NDArray[np.int32]
 
 
 def score(logits: Floats, tokens: Ints, start: int, num_top: int) -> Scores:
-    """Scores of the tokens at positions start, start + 1, ...
+    """Scores of the tokens at positions start, start + 1, ...; NaN where a logit of the row is.
 
     Args:
         logits: [n, vocab_size] float32, each row those of the position before the token.
@@ -52,7 +52,10 @@ def top_ids(values: Floats, count: int) -> NDArray[np.intp]:
 
 
 def largest(values: Floats, count: int) -> NDArray[np.intp]:
-    """Ids of the largest values of one row, ascending; of equals at the border the lowest ids."""
+    """Ids of the largest values of one row, ascending; of equals at the border the lowest ids.
+
+    Of a row with NaN, which has no largest value, the first ids.
+    """
     if count >= len(values):
         return np.arange(len(values))
     if count < 1:
@@ -60,4 +63,5 @@ def largest(values: Floats, count: int) -> NDArray[np.intp]:
     border = np.partition(values, -count)[-count]
     above = np.flatnonzero(values > border)
     equal = np.flatnonzero(values == border)
-    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+    found = np.sort(np.concatenate([above, equal[: count - len(above)]]))
+    return found if len(found) == count else np.arange(count)  # NaN is neither above nor equal

@@ -32,11 +32,8 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    config = config.defaults(
-        attention_bias=True,
-        rope_theta=config.number("rotary_emb_base", 10000.0),
-        partial_rotary_factor=config.number("rotary_pct", 0.25),
-    )
+    config = config.renamed(rotary_emb_base="rope_theta", rotary_pct="partial_rotary_factor")
+    config = config.defaults(attention_bias=True, rope_theta=10000.0, partial_rotary_factor=0.25)
     return replace(
         plain.spec(config, "gpt_neox", norm="layer", activations=ACTIVATIONS),
         parallel=config.flag("use_parallel_residual", True),

@@ -13,5 +13,10 @@ ARCHITECTURES = ("MistralForCausalLM", "mistral")
 TENSORS = plain.TENSORS
 
 
+ABSENT_WINDOW = 4096
+
+
 def spec(config: HFConfig) -> ModelSpec:
-    return replace(plain.spec(config, "mistral"), windows=plain.windows(config))
+    common = plain.without_biases(plain.spec(config, "mistral"))
+    window = plain.window(config, ABSENT_WINDOW)
+    return replace(common, windows=(window,) * common.num_layers)

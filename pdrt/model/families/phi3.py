@@ -18,4 +18,6 @@ TENSORS = plain.TENSORS | {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    return replace(plain.spec(config, "phi3"), windows=plain.windows(config))
+    common = plain.without_biases(plain.spec(config, "phi3"))
+    window = plain.window(config)
+    return replace(common, windows=(window,) * common.num_layers)

@@ -6,6 +6,7 @@ A family takes `plain.spec(config, name)` and replaces what it does otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from pdrt.model.hf_config import HFConfig
@@ -73,19 +74,32 @@ def spec(
     )
 
 
-def windows(config: HFConfig, enabled: bool = True, first: int = 0) -> tuple[int, ...]:
-    """The sliding window of each layer, 0 where it sees all; sliding_window null: none has one.
+def without_biases(spec: ModelSpec) -> ModelSpec:
+    """For families that never have any, whatever a config's attention_bias and mlp_bias say."""
+    return replace(spec, qkv_bias=False, attention_out_bias=False, mlp_bias=False)
+
+
+def window(config: HFConfig, absent: int = 0) -> int:
+    """sliding_window, 0 for none.
 
     Args:
-        enabled: whether sliding_window counts.
+        absent: what it is where the config does not have the key; null means none.
+    """
+    if not config.has("sliding_window"):
+        return absent
+    return 0 if config.get("sliding_window") is None else config.integer("sliding_window")
+
+
+def windows(config: HFConfig, window: int, first: int) -> tuple[int, ...]:
+    """The window of each layer, 0 where it sees all, by layer_types.
+
+    Args:
         first: the first layer with a window, where layer_types does not say which have one.
 
     Raises:
         ModelError: layer_types does not name attention with or without a window for each layer.
     """
     num_layers = config.integer("num_hidden_layers")
-    enabled = enabled and config.get("sliding_window") is not None
-    window = config.integer("sliding_window") if enabled else 0
     kinds = config.get("layer_types")
     if kinds is None:
         return tuple(window if layer >= first else 0 for layer in range(num_layers))

@@ -13,10 +13,16 @@ ARCHITECTURES = ("Qwen2ForCausalLM", "qwen2")
 TENSORS = plain.TENSORS
 
 
+ABSENT_WINDOW = 4096
+
+
 def spec(config: HFConfig) -> ModelSpec:
+    common = plain.without_biases(plain.spec(config, "qwen2"))
+    return replace(common, qkv_bias=True, windows=windows(config))
+
+
+def windows(config: HFConfig) -> tuple[int, ...]:
+    """Of each layer; Qwen 3 has them in the same words."""
     enabled = config.flag("use_sliding_window", False)
-    return replace(
-        plain.spec(config, "qwen2"),
-        qkv_bias=True,
-        windows=plain.windows(config, enabled, first=config.natural("max_window_layers", 28)),
-    )
+    window = plain.window(config, ABSENT_WINDOW) if enabled else 0
+    return plain.windows(config, window, first=config.natural("max_window_layers", 28))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pdrt.model.families import plain
+from pdrt.model.families import plain, qwen2
 from pdrt.model.hf_config import HFConfig
 from pdrt.model.spec import ModelSpec
 
@@ -17,10 +17,5 @@ TENSORS = plain.TENSORS | {
 
 
 def spec(config: HFConfig) -> ModelSpec:
-    config = config.defaults(head_dim=128)
-    enabled = config.flag("use_sliding_window", False)
-    return replace(
-        plain.spec(config, "qwen3"),
-        qk_norm=True,
-        windows=plain.windows(config, enabled, first=config.natural("max_window_layers", 28)),
-    )
+    common = plain.spec(config.defaults(head_dim=128), "qwen3")
+    return replace(common, qk_norm=True, mlp_bias=False, windows=qwen2.windows(config))
