@@ -7,7 +7,7 @@
 
 namespace pdrt {
 
-// How one row's token is chosen. The layout is that of ROW in kernels/cpu_draw.py.
+// How one row's token is chosen. ROW in kernels/cpu_draw.py has this layout.
 struct DrawRow {
   uint64_t choice;    // address of [vocab_size] logits to choose from; 0: the model's own
   uint64_t seed;      // the request's

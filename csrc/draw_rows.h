@@ -4,8 +4,7 @@
 //     top_k: a logit among the k largest is no smaller than the k-th largest of the blocks' maxima,
 //            so only blocks with such a maximum are looked into
 //     top_p: a token under (1 - p) / n of the sum is not needed; among the others, that at which
-//     the
-//            sum of the likeliest reaches p is found by parting them around a pivot again and again
+//            the sum of the likeliest reaches p is found by parting them around pivots
 //     the token is that at which the sum of what was kept, in the order of ids, exceeds random
 #pragma once
 

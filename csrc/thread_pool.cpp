@@ -143,9 +143,16 @@ void ThreadPool::help(Helper& helper) {
 
 void ThreadPool::start(int num_threads) {
   stop();
-  for (int i = 1; i < num_threads; ++i) {
-    auto& helper = *helpers_.emplace_back(std::make_unique<Helper>());
-    helper.thread = std::thread(&ThreadPool::help, this, std::ref(helper));
+  helpers_.reserve(static_cast<size_t>(num_threads));
+  try {
+    for (int i = 1; i < num_threads; ++i) {
+      auto helper = std::make_unique<Helper>();
+      helper->thread = std::thread(&ThreadPool::help, this, std::ref(*helper));
+      helpers_.push_back(std::move(helper));
+    }
+  } catch (...) {  // the system has no thread for us: none is better than some
+    stop();
+    throw;
   }
   stretches_ = std::make_unique<Stretch[]>(static_cast<size_t>(num_threads));
   take_turns();

@@ -124,3 +124,20 @@ def test_a_core_that_is_not_ours_is_refused() -> None:
         _C.set_cores([])
     with pytest.raises(ValueError, match="core is 100000; give 0 to 1023"):
         _C.set_cores([100_000])
+
+
+def test_threads_that_cannot_be_made_are_an_error_that_can_be_survived() -> None:
+    script = """
+import resource
+from pdrt import _C
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (40 << 20),) * 2)
+try:
+    _C.set_num_threads(64)
+except OSError as error:
+    print("refused:", error.errno)
+_C.set_num_threads(1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("refused:")

@@ -118,9 +118,11 @@ def test_extensions_that_are_not_built_come_with_how_to_build_them(
 def test_low_limits_come_with_the_command_that_raises_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (512, 1024))
     assert host.open_files().status == MISSING
-    assert "hard limit unlimited" in host.open_files().found
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, resource.RLIM_INFINITY))
+    assert host.open_files().status == OK
+    assert "unlimited open files for a server, 1024 for a program" in host.open_files().found
     assert "ulimit -l unlimited" in host.locked_memory().advice
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
     assert host.open_files().status == host.locked_memory().status == OK

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 import pdrt
 from pdrt.errors import InvalidRequest
@@ -93,6 +96,24 @@ def test_bad_words_are_not_said(engine: pdrt.Engine) -> None:
     assert all(word.isascii() and word.strip() for word in words), said
     text = engine.generate("words", {**GREEDY, "bad_words": words})[0].text
     assert not any(word in text for word in words)
+
+
+def test_what_only_the_tokenizer_knows_is_never_said_and_may_be_named(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """As where <pad> was added for training and the embedding stayed as it was."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    made.add_tokens(["<pad>"])
+    made.save(str(folder / "tokenizer.json"))
+    pad = made.token_to_id("<pad>")
+    assert pad >= vocab_size
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [pad, 1]}))
+    with pdrt.Engine(folder, max_model_len=64, log_level="error") as engine:
+        params = {"bad_words": ["<pad>"], "min_tokens": 3, "max_tokens": 5}
+        assert engine.generate("x", params)[0].finished
+        assert not any(each.restarts for each in engine.metrics().workers)
 
 
 def test_logprobs_name_the_chosen_token_first_and_add_up(engine: pdrt.Engine) -> None:

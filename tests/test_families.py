@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, StableLmConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, StableLmConfig
 
 from pdrt.errors import ModelError
 from pdrt.model.checkpoint import locate, read_spec
@@ -109,8 +109,11 @@ def test_the_tests_know_every_family() -> None:
 
 @pytest.mark.parametrize("name", [*PUBLISHED])
 def test_published_configs_describe_the_model_that_transformers_builds(name: str) -> None:
-    config = PUBLISHED[name]
-    spec = spec_of(HFConfig(config, name))
+    assert_describes(PUBLISHED[name])
+
+
+def assert_describes(config: dict[str, object]) -> None:
+    spec = spec_of(HFConfig(config, "config.json"))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     assert sum(math.prod(shape) for shape in tensors(spec).values()) == model.num_parameters()
@@ -119,6 +122,39 @@ def test_published_configs_describe_the_model_that_transformers_builds(name: str
     rotated = theirs.rope_parameters.get("partial_rotary_factor", 1.0)
     assert spec.rope.dim == int(spec.head_dim * rotated)
     assert spec.tied_embeddings == theirs.tie_word_embeddings
+    assert spec.windows == windows_of(theirs)
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int, ...]:
+    """Of each layer, as transformers' models read them."""
+    window = getattr(config, "sliding_window", None) or 0
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None or config.model_type in ("mistral", "phi3"):
+        return (window,) * config.num_hidden_layers
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "absent", "changes"),
+    [
+        ("Mistral-7B-v0.1", "sliding_window", {}),
+        ("Mistral-7B-v0.1", "", {"layer_types": ["full_attention", "sliding_attention"] * 16}),
+        ("Mistral-7B-v0.1", "", {"attention_bias": True, "mlp_bias": True}),
+        (
+            "Qwen2.5-7B-Instruct",
+            "sliding_window",
+            {"use_sliding_window": True, "max_window_layers": 3},
+        ),
+        ("Qwen2.5-7B-Instruct", "", {"attention_bias": True, "mlp_bias": True}),
+        ("Phi-3-mini-4k-instruct", "", {"attention_bias": True, "mlp_bias": True}),
+        ("pythia-70m", "", {"rope_theta": 5.0, "partial_rotary_factor": 1.0}),
+    ],
+)
+def test_keys_that_are_odd_or_absent_mean_what_they_mean_in_transformers(
+    name: str, absent: str, changes: dict[str, object]
+) -> None:
+    config = {key: value for key, value in PUBLISHED[name].items() if key != absent} | changes
+    assert_describes(config)
 
 
 def test_windows_are_those_of_each_layer() -> None:

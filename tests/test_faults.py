@@ -126,6 +126,27 @@ def test_a_server_is_ready_while_another_worker_of_the_phase_is_up(tiny_llama: P
         assert engine.generate(PROMPTS[0], {"max_tokens": 5})[0].finished
 
 
+SPOILED = """
+import os, sys
+if "pdrt.worker.main" in sys.orig_argv and os.path.exists({flag!r}):
+    sys.exit("the disk is gone")
+"""
+
+
+def test_a_worker_that_cannot_be_started_again_ends_the_server_and_says_why(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "flag"
+    (tmp_path / "sitecustomize.py").write_text(SPOILED.format(flag=str(flag)))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with pdrt.Engine(str(tiny_llama), max_model_len=256, log_level="error") as engine:
+        flag.touch()
+        os.kill(pid_of(engine, "prefill-0"), signal.SIGKILL)
+        with pytest.raises(EngineDead, match="prefill-0 could not be started again, 5 times"):
+            engine.generate(PROMPTS[0], GREEDY)
+        assert not engine.health().live
+
+
 def test_the_keepers_death_is_told_to_every_client_and_leaves_nothing(
     engine: pdrt.Engine,
 ) -> None:

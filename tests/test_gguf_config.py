@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pdrt.errors import ModelError
+from pdrt.model.checkpoint import locate, read_spec
+from pdrt.model.gguf import convert
 from pdrt.model.gguf_config import config
 from pdrt.model.gguf_file import GGUFFile
 from tests.gguf_files import Writer, write_gguf
@@ -130,6 +132,42 @@ def test_a_sliding_window_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="attention.sliding_window is 24: windows of GGUF files"):
         words(tiny_llama, tmp_path / "m.gguf", lambda w: w.add_sliding_window(24))
     words(tiny_llama, tmp_path / "n.gguf", lambda w: w.add_sliding_window(2048))  # all of it
+
+
+@pytest.mark.parametrize(
+    ("key", "neutral", "other"),
+    [
+        ("attention.scale", 0.0, 0.5),
+        ("attn_logit_softcapping", 0.0, 50.0),
+        ("logit_scale", 1.0, 0.0625),
+        ("embedding_scale", 1.0, 12.0),
+        ("rope.scaling.attn_factor", 1.0, 1.19),
+        ("rope.scaling.yarn_beta_fast", 32.0, 16.0),
+    ],
+)
+def test_what_would_change_the_scores_is_refused(
+    tiny_llama: Path, tmp_path: Path, key: str, neutral: float, other: float
+) -> None:
+    words(tiny_llama, tmp_path / "m.gguf", lambda w: w.add_float32(f"llama.{key}", neutral))
+    with pytest.raises(ModelError, match=rf"llama\.{key} is {other:.3g}.*: scales and caps"):
+        words(tiny_llama, tmp_path / "n.gguf", lambda w: w.add_float32(f"llama.{key}", other))
+
+
+def test_special_tokens_that_there_are_not_are_none(tiny_llama: Path, tmp_path: Path) -> None:
+    """-1, as some converters write it, and ids beyond the vocabulary."""
+
+    def change(writer: Writer) -> None:
+        writer.add_pad_token_id(2**32 - 1)
+        writer.add_unk_token_id(2**32 - 1)
+        writer.add_eot_token_id(9999)
+
+    path = write_gguf(tiny_llama, tmp_path / "m.gguf", change)
+    (folder := tmp_path / "out").mkdir()
+    convert(path, folder)
+    ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert 9999 not in ends
+    assert "pad_token" not in json.loads((folder / "tokenizer_config.json").read_text())
+    locate(folder, read_spec(folder))
 
 
 def test_other_kinds_of_scaling_are_refused(tiny_llama: Path, tmp_path: Path) -> None:

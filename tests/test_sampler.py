@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from pdrt.runner.logits import Context
 from pdrt.runner.sampler import sample as sample_in_context
+from pdrt.runner.scores import score
 from pdrt.sampling_params import SlotParams
 from pdrt.sched.plan import Sampled
 from tests.philox import philox, uniform
@@ -179,3 +181,24 @@ def test_logits_that_are_no_numbers_fail_their_row_alone(bad: float) -> None:
         broken, good = sample(logits, how, [0, 1])
         assert np.isnan(broken.logprob) and 0 <= broken.token < VOCAB_SIZE
         assert good == sample(logits[1:], how[1:], [1])[0]
+
+
+@pytest.mark.parametrize("num_nan", [1, 5, VOCAB_SIZE])
+@pytest.mark.parametrize("num_top", [0, 1, 3])
+def test_scores_of_logits_that_are_no_numbers_are_nan(num_nan: int, num_top: int) -> None:
+    logits = random_logits(2)
+    logits[0, :num_nan] = np.nan
+    scores = score(logits, np.array([1, 1], np.int32), 0, num_top)
+    assert np.isnan(scores.logprobs[0]) and np.isfinite(scores.logprobs[1])
+    assert scores.top_ids.shape == scores.top_logprobs.shape == (2, num_top)
+    assert np.isnan(scores.top_logprobs[0]).all()
+
+
+@pytest.mark.parametrize("penalty", [1e-44, 1e-300])
+def test_a_penalty_beyond_float32_warns_nobody(penalty: float) -> None:
+    how = SlotParams(1.0, 1.0, 0, 0, ignore_eos=False, repetition_penalty=penalty)
+    context = Context(how, 2, np.array([3, 4], np.int32), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (drawn,) = sample_in_context(random_logits(1), [context])
+    assert 0 <= drawn.token < VOCAB_SIZE

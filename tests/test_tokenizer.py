@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from pdrt.errors import InvalidRequest, ModelError
 from pdrt.tokenizer import TextStream, Tokenizer
@@ -30,6 +32,31 @@ def real(smollm2: Path) -> Tokenizer:
 def bytes_only(tiny_llama: Path) -> Tokenizer:
     """One token for each byte, so a character is several tokens."""
     return Tokenizer(tiny_llama)
+
+
+def test_a_prompt_is_neither_cut_nor_filled_up(tiny_llama: Path, tmp_path: Path) -> None:
+    plain = tokenizers.Tokenizer.from_file(str(tiny_llama / "tokenizer.json"))
+    expected = plain.encode("x" * 50).ids
+    plain.enable_truncation(8)
+    plain.enable_padding(length=64)
+    plain.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer(tmp_path).encode("x" * 50) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bos_token": {}, "eos_token": {"content": 5}},
+        {"chat_template": [{"name": [], "template": "x"}, {"name": "other"}]},
+    ],
+)
+def test_an_odd_config_is_read_as_far_as_it_goes(
+    tiny_llama: Path, tmp_path: Path, config: dict[str, object]
+) -> None:
+    shutil.copy(tiny_llama / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        Tokenizer(tmp_path).apply_chat_template([{"role": "user", "content": "x"}])
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], *stop: str, prompt: tuple[int, ...] = ()) -> str:

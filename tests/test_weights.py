@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -194,3 +195,32 @@ def test_a_spec_whose_heads_do_not_fit_is_refused(tiny_llama: Path) -> None:
         replace(spec.rope, dim=15)
     with pytest.raises(ModelError, match="rotary dimension 18 is more than the head's 16"):
         replace(spec, rope=replace(spec.rope, dim=18))
+
+
+def test_a_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, tie_word_embeddings=True)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, path, {"format": "pt"})
+    assert "head.weight" not in loaded(folder, "float32")
+    tensors["lm_head.weight"][5, 5] += 1.0
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="lm_head.weight is the embedding .* has one that differs"):
+        loaded(folder, "float32")
+
+
+@pytest.mark.parametrize("indexed", ["a.safetensors", "b.safetensors"])
+def test_of_a_tensor_in_two_shards_the_indexed_one_counts(tmp_path: Path, indexed: str) -> None:
+    folder = make_llama(tmp_path)
+    path, name = folder / "model.safetensors", "model.norm.weight"
+    tensors = load_file(path)
+    other = torch.full_like(tensors[name], 7.0)
+    path.unlink()
+    save_file(tensors, folder / "a.safetensors", {"format": "pt"})
+    save_file({name: other}, folder / "b.safetensors", {"format": "pt"})
+    index = {"weight_map": {**dict.fromkeys(tensors, "a.safetensors"), "x": "b.safetensors"}}
+    index["weight_map"][name] = indexed
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    expected = other if indexed == "b.safetensors" else tensors[name]
+    assert torch.equal(loaded(folder, "float32")["final_norm.weight"], expected)

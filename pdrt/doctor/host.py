@@ -96,10 +96,11 @@ def memory() -> Finding:
 
 
 def open_files() -> Finding:
+    """The server raises its soft limit to the hard one; a program with an Engine has its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{shown(soft)} open files (hard limit {shown(hard)})"
-    if resource.RLIM_INFINITY != soft < FEW_FILES:
-        return missing("nofile", found, f"ulimit -n {FEW_FILES}, for many streams at once")
+    found = f"{shown(hard)} open files for a server, {shown(soft)} for a program with an Engine"
+    if resource.RLIM_INFINITY != hard < FEW_FILES:
+        return missing("nofile", found, f"ulimit -Hn {FEW_FILES}, for many streams at once")
     return ok("nofile", found)
 
 

@@ -94,6 +94,8 @@ class Channel:
                 frames.append((decode(data), fds))
             except msgspec.DecodeError:
                 self.closed = True
+                for fd in fds:
+                    os.close(fd)
         return frames
 
     def close(self) -> None:

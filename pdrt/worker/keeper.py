@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from pdrt._C import Ledger, Outcome
-from pdrt.errors import EngineDead
 from pdrt.messages import (
     Failed,
     Faulted,
@@ -41,6 +40,7 @@ from pdrt.worker import process
 from pdrt.worker.channel import Channel, pair
 from pdrt.worker.loading import Filled, Loading
 from pdrt.worker.process import Child
+from pdrt.worker.restarts import Restarts
 from pdrt.worker.running import RunningWorker, spawn_worker
 from pdrt.worker.sharing import faulted_under_mps, start_mps
 from pdrt.worker.watch import Watch
@@ -48,8 +48,6 @@ from pdrt.worker.watch import Watch
 TURN_SECONDS = 0.05
 START_SECONDS = 120.0  # for a worker to import, map and report
 GPU_START_SECONDS = 600.0  # and to compile kernels and capture graphs
-MAX_RESTARTS = 20  # of all workers, in RESTART_WINDOW seconds; more is a crash loop
-RESTART_WINDOW = 60.0
 
 log = logging.getLogger("pdrt")
 
@@ -84,7 +82,8 @@ class Keeper:
         self._watch = Watch(self._ledger, server.watchdog_timeout)
         self._workers: dict[int, RunningWorker] = {}  # by index
         self._unreaped: list[tuple[RunningWorker, str]] = []
-        self._restarts: list[float] = []
+        self._restarts = Restarts()
+        self._dead: dict[str, RunningWorker] = {}  # reaped, by name, until they are started again
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -123,6 +122,7 @@ class Keeper:
             if worker.child.pidfd in ready:
                 self._bury(worker)
         self._reap_dead()
+        self._start_again()
         self._watch_over()
         return True
 
@@ -164,10 +164,11 @@ class Keeper:
         self._unreaped.append((worker, reason))
 
     def _reap_dead(self) -> None:
-        """Releases the slots and pages of dead workers, tells the front end, starts them again.
+        """Releases the slots and pages of dead workers, tells the front end.
 
         Raises:
-            PdrtError: there is no going on: a worker never came up, or all GPU clients have failed.
+            PdrtError: there is no going on: a worker never came up, or dies again and again, or all
+                GPU clients have failed.
         """
         for worker, reason in list(self._unreaped):
             instance, faulted = worker.instance, worker.faulted
@@ -183,16 +184,13 @@ class Keeper:
             fault = faulted.fault if faulted else ""
             down = WorkerDown(worker.spec.index, instance, tuple(held), fault, tuple(doubtful))
             self._front.send(down)
-            self._restart(worker)
+            self._dead[worker.spec.name] = worker
+            self._restarts.died(worker.spec.name, worker.is_ready, worker.last_words(reason))
 
-    def _restart(self, worker: RunningWorker) -> None:
-        now = time.monotonic()
-        self._restarts = [t for t in self._restarts if now - t < RESTART_WINDOW] + [now]
-        if len(self._restarts) > MAX_RESTARTS:
-            raise EngineDead(
-                f"workers died {len(self._restarts)} times in {RESTART_WINDOW:.0f} s; giving up"
-            )
-        self._start_worker(worker.spec, worker.incarnation + 1)
+    def _start_again(self) -> None:
+        for name in self._restarts.are_due():
+            worker = self._dead.pop(name)
+            self._start_worker(worker.spec, worker.incarnation + 1)
 
     def _watch_over(self) -> None:
         pids = {worker.child.pid: worker for worker in self._workers.values()}

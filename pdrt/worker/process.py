@@ -53,10 +53,7 @@ class Child:
 
     def reap(self) -> str:
         """Waits for a process that has ended or is about to; how it ended, in words."""
-        code = self._process.wait()
-        if code >= 0:
-            return f"exited with code {code}"
-        return f"was killed by {signal.Signals(-code).name}"
+        return ended_how(self._process.wait())
 
     def leave(self, seconds: float | None = None) -> str:
         """Closes the channel, which asks the child to end; kills it if it does not in that time."""
@@ -82,6 +79,16 @@ class Child:
         os.close(self.pidfd)
         self.pidfd = -1
         return how
+
+
+def ended_how(code: int) -> str:
+    """A process's exit status, as subprocess has it, in words."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no names
+        return f"was killed by signal {-code}"
 
 
 def spawn(

@@ -49,6 +49,10 @@ class RunningWorker:
         blame = self.blame or fault
         return f"{blame} ({how})" if blame else how
 
+    def last_words(self, reason: str) -> str:
+        """What it said was wrong, if it did; else how it ended."""
+        return self.failed.message if self.failed else reason
+
     def start_error(self, reason: str) -> PdrtError:
         """Why the first incarnation never came up."""
         if self.failed:
