@@ -3,7 +3,7 @@
 #     make serve        a server on http://127.0.0.1:8000; ARGS="--port 9000" passes flags
 #     make test         every check and test
 #
-# and further: test-slow (soak, sanitizers, large searches), bench, format, extension, clean.
+# and further: test-slow (soak, sanitizers, large searches), bench (attention on the CPU), format, extension, clean.
 # Each step leaves a stamp in .venv, so a second call does only what changed.
 
 PYTHON ?= python3

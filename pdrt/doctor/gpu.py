@@ -24,7 +24,7 @@ SHARING_SECONDS = 120.0
 def examine() -> list[Finding]:
     """All findings about GPUs. Without the extension or a driver, those that need neither."""
     extension, finding = usable_extension()
-    findings = [finding, toolkit(), runtime_library()]
+    findings = [finding, *examined("nvcc", lambda: [toolkit()]), runtime_library()]
     if extension is not None:
         findings += examined("devices", lambda: devices(extension))
     return [*findings, *examined("mps", lambda: [private_mps(extension is not None)])]
