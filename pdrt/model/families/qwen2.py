@@ -12,8 +12,7 @@ ARCHITECTURES = ("Qwen2ForCausalLM", "qwen2")
 
 TENSORS = plain.TENSORS
 
-
-ABSENT_WINDOW = 4096
+ABSENT_WINDOW = 4096  # transformers' default, where the key is not there
 
 
 def spec(config: HFConfig) -> ModelSpec:
