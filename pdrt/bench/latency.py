@@ -143,11 +143,12 @@ def main(argv: Sequence[str]) -> int:
     print(f"reads {result['read_gb_s']:.1f} GB/s")
     for row in result["rows"]:  # type: ignore[attr-defined]
         step = row["step_ms"] or {"p50": float("nan"), "p99": float("nan")}
+        share, (before, after) = row.get("share_of_weight_read"), row["read_gb_s"]
         print(
             f"batch {row['batch']:>3}: prefill {row['prefill_tok_s']:7.0f} tok/s, step "
             f"p50 {step['p50']:.2f} p99 {step['p99']:.2f} ms, {row['output_tok_s']:.1f} output "
-            f"tok/s, {row.get('share_of_weight_read', float('nan')):.0%} of the weight-read limit "
-            f"({row['read_gb_s'][0]:.1f} and {row['read_gb_s'][1]:.1f} GB/s)"
+            f"tok/s, {f'{share:.0%}' if share else 'no share'} of the weight-read limit "
+            f"({before:.1f} and {after:.1f} GB/s)"
         )
     emit(result, args.output)
     return 0

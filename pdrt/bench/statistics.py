@@ -10,7 +10,10 @@ chance all are the same one. So where both sides have several runs, the interval
 wide enough to hold Welch's as well, which takes each run's figure, by its logarithm, for one draw,
 and knows by Student's t how little a few draws say.
 
-How often equal sides are told apart at 99 % confidence, simulated (SIMULATED_TABLE).
+In simulations at 99 % confidence, in which runs differed as much as requests, equal sides were
+told apart in 0.3 to 0.7 % of cases with two to five runs a side; by the bootstrap alone in 25 %
+with two, 13 % with three and 5 % with five; and with one run, whose spread is not known, in 80 %.
+docs/benchmarking.md has the table for other spreads.
 """
 
 from __future__ import annotations
