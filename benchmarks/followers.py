@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pdrt import Engine, SamplingParams
 from pdrt.bench.flags import positive
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 
 FULL = 128  # tokens of full pages of 16
 TAILS = (1, 9, 16)  # tokens after them; the last one is always computed
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         rows = measure(engine, args.rounds, args.seed)
     for row in rows:
         print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-    command = " ".join(["python -m benchmarks.followers", *argv])
+    command = command_line("python -m benchmarks.followers", argv)
     emit({"bench": "followers", **provenance(command), "rows": rows}, args.output)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def available_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> int:
             if rest is not None:
                 rests.append(rest)
     return max(0, min(rests))
+
+
+def raise_open_files_limit() -> None:
+    """To what the system allows: each connection takes one, and the usual 1024 are soon gone."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # some systems forbid what they call the limit
 
 
 def has_bfloat16(proc: Path = PROC) -> bool:

@@ -14,7 +14,7 @@ from pdrt.bench import compare
 from pdrt.bench.load.driver import Run
 from pdrt.bench.load.records import Record
 from pdrt.bench.results import as_result
-from pdrt.bench.statistics import blocks, estimate, resample
+from pdrt.bench.statistics import between_runs, blocks, estimate, resample, student_t
 from pdrt.bench.statistics import compare as compare_samples
 
 
@@ -85,11 +85,86 @@ def test_blocks_keep_neighbours_together() -> None:
     assert np.mean(np.diff(found) % 1000 == 1) == pytest.approx(0.9, abs=0.02)  # blocks of ten
 
 
-def test_a_figure_of_zero_on_one_side_is_no_division_by_zero() -> None:
+def average(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
+def test_a_figure_of_zero_on_one_side_is_infinitely_less_and_on_both_no_difference() -> None:
     zeros, ones = [[np.zeros(1)] * 5], [[np.ones(1)] * 5]
-    found = compare_samples(zeros, ones, lambda values: float(values.mean()), 0.9, 0)
+    found = compare_samples(zeros, ones, average, 0.9, 0)
+    assert (found.ratio.low, found.ratio.value, found.ratio.high) == (np.inf,) * 3
     assert not found.is_noise
-    assert found.ratio.value > 1
+    both = compare_samples(zeros, zeros, average, 0.9, 0)
+    assert (both.ratio.low, both.ratio.value, both.ratio.high) == (1.0, 1.0, 1.0)
+    assert both.is_noise
+
+
+def test_a_bound_without_end_is_told_and_cut_off_in_the_picture(tmp_path: Path) -> None:
+    # One of five is not 0, so that a third of the first side's resamples have none.
+    rare = [[np.array([value]) for value in (0.0, 0.0, 0.0, 0.0, 1.0)]]
+    found = compare_samples(rare, [[np.ones(1)] * 5], average, 0.9, 0)
+    assert (found.ratio.value, found.ratio.high) == (5.0, np.inf)
+    side = compare.Side.read(write(tmp_path, "a", result(1, count=5)))
+    rows = [compare.Row(compare.MEASURES[0], found)]
+    assert "inf]" in compare.table(rows, of_runs=True).as_text()
+    assert compare.picture(side, side, rows).startswith(b"\x89PNG")
+
+
+def test_requests_of_one_token_have_no_gap_and_do_not_end_a_comparison(tmp_path: Path) -> None:
+    made = result(1, count=20)
+    itls = made["itls"]
+    assert isinstance(itls, list)
+    bare = write(tmp_path, "bare", made | {"itls": [[] for _ in itls[:19]] + itls[19:]})
+    assert set(verdicts(bare, bare, "ITL p50", "ITL p99")) == {"ITL p50", "ITL p99"}
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 63.657), (2, 9.925), (4, 4.604), (10, 3.169), (30, 2.750)]
+)
+def test_student_s_quantiles_are_those_of_the_tables(freedom: int, quantile: float) -> None:
+    assert student_t(0.995, freedom) == pytest.approx(quantile, rel=1e-4)
+
+
+def test_welch_s_interval_is_the_one_worked_out_by_hand() -> None:
+    # Logs 0, 2 and 3, 5, 7: means 1 and 5, variances of the means 1 and 4/3, so 2.882 degrees.
+    first, second = np.exp([0.0, 2.0]), np.exp([3.0, 5.0, 7.0])
+    low, high = np.log(between_runs(first, second, 0.99) or ())
+    assert (low + high) / 2 == pytest.approx(4.0)
+    freedom = (7 / 3) ** 2 / (1 / 1 + (4 / 3) ** 2 / 2)
+    assert freedom == pytest.approx(2.882, abs=1e-3)
+    assert (high - low) / 2 == pytest.approx(student_t(0.995, freedom) * (7 / 3) ** 0.5)
+    assert between_runs(first, second[:1], 0.99) is None
+    assert between_runs(first, np.zeros(2), 0.99) is None
+
+
+def test_equal_sides_whose_runs_differ_are_seldom_told_apart() -> None:
+    """Runs differ by as much as requests; resampling alone calls a quarter of these different."""
+    rng = np.random.default_rng(3)
+    told = 0
+    for seed in range(25):
+        sides = [
+            [[np.array([x]) for x in rng.lognormal(rng.normal(0, 0.3), 0.3, 30)] for _ in range(2)]
+            for _ in range(2)
+        ]
+        told += not compare_samples(sides[0], sides[1], average, 0.99, seed).is_noise
+    assert told <= 1
+
+
+def test_runs_that_agree_tell_a_tenth_from_noise(tmp_path: Path) -> None:
+    names = [write(tmp_path, f"r{i}", result(i, slower=1 + 0.1 * (i > 2))) for i in range(6)]
+    found = verdicts(",".join(names[:3]), ",".join(names[3:]), "TPOT mean")
+    assert found["TPOT mean"].endswith("higher: worse")
+
+
+def test_other_seeds_are_the_same_load_with_other_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [write(tmp_path, f"s{i}", result(i, count=5) | {"seed": i}) for i in range(4)]
+    assert compare.main([f"{files[0]},{files[1]}", f"{files[2]},{files[3]}"]) == 0
+    shown = capsys.readouterr().out
+    assert "Outputs were not compared: with another seed" in shown
+    assert "differ in seed" not in shown
+    assert "of these requests alone" not in shown
 
 
 def test_the_page_needs_no_other_file_and_says_what_to_know(
@@ -102,6 +177,7 @@ def test_the_page_needs_no_other_file_and_says_what_to_know(
     assert "The loads differ in request_rate." in shown
     assert "0 of 120 outputs are the same." in shown
     assert "A side has one run" in shown
+    assert "verdict, of these requests alone" in shown
     page = (tmp_path / "out" / "page.html").read_text()
     (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     png = (tmp_path / "out" / "page.png").read_bytes()
@@ -109,6 +185,7 @@ def test_the_page_needs_no_other_file_and_says_what_to_know(
     assert png.startswith(b"\x89PNG")
     assert "http" not in page
     assert "TPOT mean" in page
+    assert "verdict, of these requests alone" in page
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(

@@ -67,10 +67,31 @@ def test_a_batch_that_never_decodes_together_has_no_step(
 
 def test_the_share_of_the_weight_read_limit_is_that_of_the_median_step() -> None:
     timed: dict[str, object] = {"step_ms": {"p50": 4.0}}
-    limited = latency.with_limit(timed, weight_bytes=10**6, read=1.0)
-    assert limited == timed | {"weight_read_ms": 1.0, "share_of_weight_read": 0.25}
+    limited = latency.with_limit(timed, 10**6, [0.95, 1.05])
+    share = {"weight_read_ms": 1.0, "share_of_weight_read": 0.25}
+    assert limited == timed | {"read_gb_s": [0.95, 1.05]} | share
     for untimed in ({"step_ms": None}, {"step_ms": {"p50": 0.0}}):
-        assert latency.with_limit(untimed, weight_bytes=10**6, read=1.0) == untimed
+        assert latency.with_limit(untimed, 10**6, [1.0, 1.0]).keys() == {"step_ms", "read_gb_s"}
+
+
+def test_a_yardstick_that_differs_before_and_after_gives_no_share() -> None:
+    timed: dict[str, object] = {"step_ms": {"p50": 4.0}}
+    for reads in ([1.0, 1.3], [1.3, 1.0]):
+        assert latency.with_limit(timed, 10**6, reads) == timed | {"read_gb_s": reads}
+
+
+def test_prefill_s_speed_is_that_of_the_median_repeat(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts = iter([9.0, 0.1, 0.2, 0.5])  # the first is warm-up
+
+    async def at(*_: object) -> list[list[float]]:
+        first = next(firsts)
+        return [[first, first + 1.0]]
+
+    monkeypatch.setattr(latency, "token_times", at)
+    args = latency.parse(["--output-len", "2", "--input-len", "20", "--repeats", "3"])
+    assert latency.one_batch(engine, args, 1)["prefill_tok_s"] == pytest.approx(20 / 0.2)
 
 
 def test_steps_outside_the_time_in_which_all_decode_do_not_count() -> None:
@@ -82,11 +103,32 @@ def test_a_handoff_is_seen_alone_and_beside_streams(engine: Engine) -> None:
     for readers in (0, 2):
         given = prompts(engine, 5)
         seen = asyncio.run(handoff.measure(engine, given, prompts(engine, readers)))
-        assert len(seen.sealed_to_taken) == len(seen.first_to_second) == 5 - handoff.WARM_UP
+        assert len(seen.sealed_to_taken) == 5 - handoff.WARM_UP
+        assert len(seen.first_to_second) + seen.read_together == 5 - handoff.WARM_UP
         assert all(0 < part < 5 for part in seen.sealed_to_taken)
         row = seen.figures(readers)
-        assert row["first_to_second_ms"]["count"] == 3
+        assert row["sealed_to_taken_ms"]["count"] == 3
         assert "sealed to taken" in handoff.as_table([row])
+
+
+def test_two_tokens_of_one_read_are_counted_and_have_no_time_between_them() -> None:
+    seen = handoff.Seen()
+    for first_to_second in (0.0, 0.02):
+        seen.add(0.001, first_to_second)
+    row = seen.figures(4)
+    assert (row["first_to_second_ms"]["p50"], row["first_to_second_ms"]["count"]) == (20.0, 1)
+    assert (row["sealed_to_taken_ms"]["count"], row["read_together"]) == (2, 1)
+    alone = handoff.Seen()
+    alone.add(0.001, 0.0)
+    assert "first to second" not in handoff.as_table([alone.figures(0)])
+
+
+def test_threads_are_one_again_after_a_profile_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr("pdrt._C.set_num_threads", counts.append)
+    with pytest.raises(ZeroDivisionError), profile.bound_threads(10_000):
+        raise ZeroDivisionError
+    assert counts == [10_000, 1]
 
 
 def test_settings_are_any_of_the_engine_s_and_wrong_ones_are_named() -> None:
@@ -98,6 +140,10 @@ def test_settings_are_any_of_the_engine_s_and_wrong_ones_are_named() -> None:
     assert (found.max_num_seqs, found.max_num_batched_tokens) == (8, 64)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"--set: .*max_num_seqs"):
         settings("max_num_seqs=many")
+    with pytest.raises(ConfigError, match="--set: model has a flag of its own; give --model"):
+        settings("model=other")
+    with pytest.raises(ConfigError, match="--set: disaggregation_mode .* give --mode"):
+        settings("disaggregation-mode=separated")
 
 
 def test_turns_without_a_model_grow_every_request_by_one_token() -> None:
@@ -199,7 +245,10 @@ def test_own_bytes_are_those_that_a_process_writes_and_not_what_it_shares() -> N
     del kept
 
 
-def test_a_bench_that_is_told_to_end_takes_its_server_with_it(tiny_llama: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_bench_that_is_told_to_end_takes_its_server_with_it(
+    tiny_llama: Path, number: signal.Signals
+) -> None:
     flags = ["--model", str(tiny_llama), "--flags=--max-model-len 512"]
     command = [sys.executable, "-m", "pdrt.bench", "frontend", *flags]
     bench = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -210,8 +259,8 @@ def test_a_bench_that_is_told_to_end_takes_its_server_with_it(tiny_llama: Path) 
             assert time.monotonic() < deadline and bench.poll() is None
             time.sleep(0.05)
     finally:
-        bench.terminate()
-    assert bench.wait(60) == 128 + signal.SIGTERM
+        bench.send_signal(number)
+    assert bench.wait(60) == 128 + number
     assert psutil.wait_procs(below, timeout=10)[1] == []
 
 

@@ -279,6 +279,10 @@ def test_a_rate_changes_no_prompt() -> None:
         (["--num-prompts", "0"], "--num-prompts is 0"),
         (["--input-len", "0"], "--input-len is 0"),
         (["--range-ratio", "1"], "--range-ratio is 1.0"),
+        (["--num-prefixes", "0"], "--num-prefixes is 0; give 1 or more"),
+        (["--turns", "0"], "--turns is 0; give 1 or more"),
+        (["--seed", "-1"], "--seed is -1; give 0 or more"),
+        (["--length-scale", "0"], "--length-scale is 0.0; give a number above 0"),
         (["--dataset", "mooncake"], "needs --dataset-path"),
         (["--dataset", "jsonl", "--dataset-path", "/nowhere"], "/nowhere cannot be read"),
     ],
@@ -287,3 +291,20 @@ def test_wrong_flags_are_named(argv: list[str], named: str) -> None:
     args = flags(*argv)
     with pytest.raises(ConfigError, match=named):
         load_flags.make_sessions(args, load_flags.make_writer(args))
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--arrivals", "gamma"], "--arrivals gamma needs --request-rate"),
+        (["--arrivals", "burst", "--max-concurrency", "2"], "--arrivals burst needs"),
+        (["--arrivals", "trace", "--trace-speed", "0"], "--trace-speed is 0.0"),
+        (["--max-concurrency", "0"], "--max-concurrency is 0"),
+    ],
+)
+def test_arrivals_that_would_be_ignored_or_never_come_are_refused(
+    argv: list[str], named: str
+) -> None:
+    sessions = [Session((Turn("x", 1),), at=0.0)] * 3
+    with pytest.raises(ConfigError, match=named):
+        load_flags.make_load(flags(*argv), sessions)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 
-from pdrt.bench.load.api import Failure, read_event
+from pdrt.bench import pages
+from pdrt.bench.load.api import Failure, Target, check_end, read_event
 from pdrt.bench.load.client import EventReader
 from pdrt.bench.load.driver import Run
 from pdrt.bench.load.metrics import (
@@ -17,6 +20,7 @@ from pdrt.bench.load.metrics import (
     summarize,
 )
 from pdrt.bench.load.records import Record
+from pdrt.bench.report import command_line
 from pdrt.bench.results import as_result, as_table
 from pdrt.errors import ConfigError
 
@@ -113,9 +117,28 @@ def test_a_count_that_the_server_denies_is_told() -> None:
     short = record(0.0, [1.0], [2], number=2, wanted_tokens=5)
     silent = record(0.0, [1.0], [2], number=3, usage_tokens=None)
     stopped = record(0.0, [1.0], [2], number=4, wanted_tokens=5, finish_reason="stop")
-    found = check_tokens([good, merged, short, silent, stopped])
-    assert found["wrong"] == [1, 2]
-    assert (found["checked"], found["unverified"]) == (4, 1)
+    # The same end of text is right where it was respected, and wrong where it was to be ignored.
+    ended = record(0.0, [1.0], [2], number=5, wanted_tokens=5, finish_reason="stop", is_exact=True)
+    found = check_tokens([good, merged, short, silent, stopped, ended])
+    assert found["wrong"] == [1, 2, 5]
+    assert (found["checked"], found["unverified"]) == (5, 1)
+
+
+def test_the_end_of_text_is_ignored_as_the_body_that_is_sent_says() -> None:
+    assert Target("").ignores_eos
+    assert not Target("", ignore_eos=False).ignores_eos
+    for value in (None, False):  # null takes the field out
+        assert not Target("", extra_body={"ignore_eos": value}).ignores_eos
+
+
+def test_cached_tokens_are_summed_where_the_server_tells_them() -> None:
+    assert summarize([STEADY])["total_cached_tokens"] is None
+    told = record(0.0, [1.0], [1], cached_tokens=48, prompt_tokens=64)
+    assert summarize([STEADY, told, told])["total_cached_tokens"] == 96
+    result = as_result(Run([told], 1.0, 0.0), None, "")
+    assert "48 of 64 prompt tokens came out of" in as_table(result | {"dataset": "random"})
+    for other in ({"dataset": "shared-prefix"}, {"dataset": "random", "total_cached_tokens": 3}):
+        assert "prefix cache" not in as_table(result | other)
 
 
 # -- how a stream is counted ---
@@ -146,6 +169,23 @@ def test_usage_in_every_chunk_counts_tokens_that_have_no_text_yet() -> None:
     assert (found.chunk_times, found.chunk_tokens) == ([0.0, 1.0, 2.0], [1, 1, 2])
     assert (found.counted, found.usage_tokens, found.prompt_tokens) == ("usage", 4, 7)
     assert (found.text, found.finish_reason) == ("aé!", "length")
+
+
+def test_cached_tokens_are_read_of_both_kinds_of_usage() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 16}}
+    assert events(completion("a") | {"usage": usage(1)["usage"] | details}).cached_tokens == 16  # type: ignore[operator]
+    meta = {"prompt_tokens": 7, "completion_tokens": 1, "cached_tokens": 5}
+    assert events({"text": "a", "meta_info": meta}).cached_tokens == 5
+    assert events(completion("a") | usage(1)).cached_tokens is None
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_what_the_server_gave_up_has_failed_however_far_it_came(reason: str) -> None:
+    with pytest.raises(Failure, match=f"finish reason '{reason}'"):
+        check_end(record(0.0, [1.0], [2], finish_reason=reason), is_done=True)
+    with pytest.raises(Failure, match="finish reason"):
+        check_end(record(0.0, [], [], finish_reason=reason), is_done=True)
+    check_end(record(0.0, [1.0], [2]), is_done=False)
 
 
 def test_chunks_are_counted_where_nothing_better_is_told_and_usage_has_the_last_word() -> None:
@@ -201,6 +241,21 @@ def test_events_are_the_same_however_the_network_cuts_them() -> None:
 # -- the result file ---
 
 
+def test_a_recorded_command_can_be_run_again_and_holds_no_key() -> None:
+    argv = ["--extra-body", '{"top_k": 1}', "--server", "a={python} -m x --port {port}"]
+    line = command_line("python -m pdrt.bench serve", argv)
+    assert shlex.split(line)[4:] == argv
+    assert command_line("python -m pdrt.bench demo", []) == "python -m pdrt.bench demo"
+    for given in (
+        ["--header", "Authorization: Bearer sk-1"],
+        ["--header=Authorization: Bearer sk-1"],
+        ["--head", "Authorization: Bearer sk-1"],  # argparse takes this too
+    ):
+        shown = command_line("x", [*given, "--seed", "1"])
+        assert "sk-1" not in shown
+        assert shown.endswith("Authorization:***' --seed 1")
+
+
 def test_the_result_has_vllms_names_and_where_it_comes_from() -> None:
     result = as_result(Run([STEADY, LUMPY, FAILED], 5.0, 0.1), None, "the command")
     times = [f"{p}_{m}_ms" for p in ("mean", "median", "p99") for m in ("ttft", "tpot", "itl")]
@@ -220,3 +275,10 @@ def test_the_table_names_failures_and_wrong_counts() -> None:
     assert "failed 1 times: HTTP 503: full" in table
     assert "not those generated in requests [7]" in table
     assert "the client took 90.0% of a core itself" in table
+
+
+@pytest.mark.parametrize("given", ["chunk-1.5", "chunk-1.5.json"])
+def test_what_follows_a_dot_belongs_to_the_output_s_name(tmp_path: Path, given: str) -> None:
+    (page,) = pages.write_page(tmp_path / given, "title", ["text"])
+    assert page == tmp_path / "chunk-1.5.html"
+    assert pages.beside(tmp_path / given, ".json") == tmp_path / "chunk-1.5.json"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import resource
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pdrt.bench import serve
 from pdrt.bench.load.api import Target
+from pdrt.bench.load.asking import ask, is_ready, served_model
 from pdrt.bench.load.driver import Load, run_load
 from pdrt.bench.load.sessions import Session, Turn
+from pdrt.errors import ConfigError
 from tests.server_process import ServerProcess
 
 
@@ -126,6 +132,72 @@ def test_nobody_at_the_other_end_is_one_sentence(capsys: pytest.CaptureFixture[s
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"pdrt: --base-url: {url}/v1/models does not answer")
     assert second.startswith("pdrt: no warm-up request was answered: ClientConnectorError")
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """Answers in HTTP what no server of models would, and to one path nothing of HTTP."""
+
+    def do_GET(self) -> None:
+        if self.path == "/broken":
+            self.wfile.write(b"SSH-2.0\r\n")
+            return
+        answers = {"/list": b"[]", "/empty/v1/models": b'{"data": []}', "/word": b'"0.1"'}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answers.get(self.path, b'{"object": "list"}'))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_answers_of_another_shape_are_one_sentence_each(odd: str) -> None:
+    for path, named in (("/list", "JSON object"), ("/word", "JSON object"), ("/broken", "answer")):
+        with pytest.raises(ConfigError, match=named):
+            ask(odd, path)
+    for url in (odd, f"{odd}/empty"):
+        with pytest.raises(ConfigError, match="names no model; give --model"):
+            served_model(url)
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert ask(odd, "/x") == {"object": "list"}
+    assert is_ready(odd)
+
+
+def test_warm_ups_below_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve.main(["--num-warmups", "-1"]) == 1
+    assert "--num-warmups is -1; give 0 or more" in capsys.readouterr().err
+
+
+def test_the_same_prompts_again_are_known_by_their_cached_tokens(
+    server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num-prompts", "3", "--input-len", "40", "--output-len", "4", "--seed", "77"]
+    cached = [run(server, tmp_path / f"{i}.json", *flags)["total_cached_tokens"] for i in (1, 2)]
+    assert cached[0] < 3 * 16 <= cached[1]  # type: ignore[operator]  # a page is 16 tokens
+    assert capsys.readouterr().out.count("came out of the server's prefix cache") == 1
+
+
+def test_a_load_may_open_as_many_connections_as_the_system_lets_it() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    try:
+        run_load(Target("http://127.0.0.1:1", timeout=1.0), Load([Session((Turn("x", 1),), at=0)]))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_commands_are_told_one_a_line_and_kernels_need_no_server() -> None:

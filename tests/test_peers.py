@@ -16,7 +16,7 @@ from benchmarks.peers.figures import Sample, Target, measured, ratios, summary
 from benchmarks.peers.load import CHECK, Answer, Passages, Wave, make_round
 from benchmarks.peers.processes import DRIVERS, Answers, clean_environment, drive, serve
 from benchmarks.peers.rounds import Findings, ordered, play
-from benchmarks.peers.table import aligned, figure_lines, ratio_lines
+from benchmarks.peers.table import figure_lines, ratio_lines
 from benchmarks.peers.weights import Weights
 from pdrt.errors import PdrtError
 
@@ -79,7 +79,6 @@ def test_the_table_has_medians_and_a_dash_where_nothing_was_measured() -> None:
         found + samples("b", "output@8", [1.0]), [Target("output@8", ("b",), 1.3, 2.0)]
     )
     assert ratio_lines([ratio])[1].split()[-5:] == ["2.00", "2.00-2.00", "1.3", "2", "goal"]
-    assert aligned([["a", "bb"], ["ccc", "d"]]) == ["a    bb", "ccc   d"]
 
 
 def test_agreement_is_with_float32_and_counts_tokens_before_a_difference() -> None:
@@ -183,6 +182,12 @@ def test_a_driver_is_asked_wave_by_wave(tmp_path: Path) -> None:
 def test_a_driver_that_ends_early_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     answers = drive(toy_driver(FAILING_DRIVER), {}, tmp_path / "log", [Wave("a", [[1]], 1)])
     with pytest.raises(PdrtError, match=r"the driver ended with 1: out of memory \(see .*/log\)"):
+        next(answers)
+
+
+def test_a_driver_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path) -> None:
+    answers = drive(["/no/such/python"], {}, tmp_path / "log", [Wave("a", [[1]], 1)])
+    with pytest.raises(PdrtError, match="the driver /no/such/python cannot be started"):
         next(answers)
 
 

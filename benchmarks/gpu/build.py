@@ -11,7 +11,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = ("setuptools", "pybind11", "ninja")
@@ -29,7 +29,7 @@ def main() -> int:
     modules = {name: holds(name) for name in ("pdrt._C", "pdrt._C_cuda")}
     result: dict[str, object] = {
         "bench": "build",
-        **provenance(" ".join(["python", *build[1:]])),
+        **provenance(command_line("python", build[1:])),
         "lacking": lacking,
         "seconds": round(time.monotonic() - start, 1),
         "modules": modules,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +23,9 @@ from benchmarks.peers.load import Passages, make_round
 from benchmarks.peers.rounds import Findings, play
 from benchmarks.peers.table import agreement_lines, figure_lines, ratio_lines
 from benchmarks.peers.weights import weights
-from pdrt.bench.report import provenance
+from pdrt.bench.flags import positive
+from pdrt.bench.report import command_line, provenance
+from pdrt.bench.stopping import end_at_signals
 from pdrt.errors import PdrtError
 
 HERE = Path(__file__).parent
@@ -50,13 +51,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (args.set_up or args.out):
         parser.error("--out FILE.json says where the figures go; or --set-up to install only")
     return args
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
 
 
 def set_up(args: argparse.Namespace) -> dict[Contestant, Setting]:
@@ -114,7 +108,7 @@ def _facts(
     peers = {s.environment.name: s.environment.version for s in settings.values() if s.environment}
     return {
         "bench": "peers",
-        **provenance(" ".join(["python -m benchmarks.peers", *argv])),
+        **provenance(command_line("python -m benchmarks.peers", argv)),
         "peers": peers,
         "contestants": {each.name: each.note for each in settings},
         "settings": {key: vars(args)[key] for key in ("rounds", "samples", "threads", "seed")},
@@ -154,7 +148,7 @@ def report(findings: Findings) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are taken down
+    end_at_signals()
     try:
         settings = set_up(args)
         if settings and not args.set_up:

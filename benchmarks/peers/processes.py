@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.peers.client import ask
 from benchmarks.peers.load import Answer, Wave
 from pdrt.bench.load.servers import ServerCommand, ended, last_words, running
-from pdrt.errors import PdrtError
+from pdrt.errors import EngineDead, PdrtError
 
 Answers = Generator[Answer, None, None]
 
@@ -51,18 +51,21 @@ def drive(
     """Gives a driver its job and the waves, and yields what it answers.
 
     Raises:
-        PdrtError: it failed.
+        PdrtError: it cannot be started, or failed.
     """
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=clean_environment(),
-            text=True,
-            start_new_session=True,
-        )
+    try:
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=clean_environment(),
+                text=True,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise EngineDead(f"the driver {command[0]} cannot be started: {error}") from None
     asked = [{"prompts": wave.prompts, "max_tokens": wave.max_tokens} for wave in waves]
     with process, ended(process):
         assert process.stdin is not None and process.stdout is not None

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.peers.agreement import Agreement
 from benchmarks.peers.figures import Ratio
 from benchmarks.peers.load import CONCURRENT, PREFILLS
+from pdrt.bench.tables import Table
 
 ROWS = {
     **{f"output@{n}": f"output tok/s, {n} at once" for n in CONCURRENT},
@@ -28,30 +29,19 @@ def agreement_lines(found: Mapping[str, Agreement]) -> list[str]:
 
 def figure_lines(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Medians: a row for each measure, a column for each contestant."""
-    rows = [["median", *figures]]
+    rows = []
     for measure, text in ROWS.items():
         cells = (measures.get(measure) for measures in figures.values())
         rows.append([text, *(f"{cell['median']:.1f}" if cell else "-" for cell in cells)])
-    return aligned(rows)
+    return Table(["median", *figures], rows).as_text().splitlines()
 
 
 def ratio_lines(found: Sequence[Ratio]) -> list[str]:
     """A row for each target: the rounds' median and range, and the verdict."""
-    rows = [["pdrt over", "", "ratio", "rounds", "pass", "goal", ""]]
+    heads = ("pdrt over", "", "ratio", "rounds", "pass", "goal", "")
+    rows = []
     for each in found:
         target, spread = each.target, f"{each.lowest:.2f}-{each.highest:.2f}"
         limits = [f"{target.passes:g}", f"{target.goal:g}", each.verdict]
         rows.append([each.peer, ROWS[target.measure], f"{each.value:.2f}", spread, *limits])
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right, as wide as needed."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return Table(heads, rows).as_text().splitlines()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from importlib import import_module
+
+from pdrt.bench.stopping import end_at_signals
 
 # Modules are imported when asked for: kernels are measured where the server's packages are missing.
 COMMANDS = {
@@ -51,11 +52,6 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _end(*_: object) -> None:
-    """Unlike the signal's default, leaves all blocks on the way, and so ends servers too."""
-    sys.exit(128 + signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
+    end_at_signals()
     sys.exit(main(sys.argv[1:]))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from pdrt.bench.flags import bench_parser, told
-from pdrt.bench.report import emit, percentiles, provenance
+from pdrt.bench.report import command_line, emit, percentiles, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.sampling_params import SamplingParams
@@ -232,7 +232,7 @@ def main(argv: Sequence[str]) -> int:
     separated, unified = (percentiles(seen[mode].gaps)["p99"] for mode in MODES)
     result: dict[str, object] = {
         "bench": "burst",
-        **provenance(" ".join(["python -m pdrt.bench burst", *argv])),
+        **provenance(command_line("python -m pdrt.bench burst", argv)),
         "load": {key: vars(args)[key] for key in ("prompts", "rate", "prompt_tokens", "seed")},
         "modes": {mode: observed.figures() for mode, observed in seen.items()},
         "same_greedy_tokens": True,

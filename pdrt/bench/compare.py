@@ -1,14 +1,16 @@
 """`python -m pdrt.bench compare A.json B.json`: what differs between two runs, and what is noise.
 
 Each side is one result file of `serve` (or of `vllm bench serve --save-detailed`), or several runs
-of the same, joined by commas: A1.json,A2.json. An interval that is made from several alternating
-runs knows how much runs differ; one made from a single run does not, and says so.
+of the same, joined by commas: A1.json,A2.json. With several alternating runs a side, what is called
+a difference is more than runs of one setup differ among themselves (see pdrt.bench.statistics).
+With one run a side nobody knows how much that is: verdicts are of those requests alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,10 @@ from pdrt.errors import ConfigError
 LISTS = ("ttfts", "itls", "output_lens", "errors", "start_times")
 SAME_LOAD = (
     *("dataset", "num_prompts", "request_rate", "max_concurrency", "arrivals", "burstiness"),
-    *("seed", "ignore_eos", "temperature", "total_input_tokens"),
-)
+    *("ignore_eos", "temperature", "total_input_tokens"),
+)  # not the seed: runs of one setup have several, so that no prefix cache knows their prompts
 PROGRESS_AFTER = 5.0
+LARGE = 1e5  # above it three digits are enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,8 @@ class Row:
         if self.found.is_noise:
             return "noise"
         better = (ratio > 1) == self.measure.higher_is_better
-        return f"B {abs(ratio - 1):.1%} {'higher' if ratio > 1 else 'lower'}: " + (
-            "better" if better else "worse"
-        )
+        much = "infinitely" if math.isinf(ratio) else f"{abs(ratio - 1):.1%}"
+        return f"B {much} {'higher' if ratio > 1 else 'lower'}: {'better' if better else 'worse'}"
 
 
 def _read(path: Path) -> Result:
@@ -98,14 +100,17 @@ def rows(
 
 def notes(first: Side, second: Side, confidence: float) -> list[str]:
     """What a reader must know beside the figures."""
-    said = [
-        f"Intervals are of {confidence:.0%} confidence; about 1 row in "
-        f"{1 / (1 - confidence):.0f} is called a difference by chance."
-    ]
-    if min(len(first.runs), len(second.runs)) == 1:
+    said = [f"Intervals are of {confidence:.0%} confidence."]
+    if know_runs(first, second):
         said.append(
-            "A side has one run: what differs from run to run is not in its intervals. Repeat, "
-            "alternating, and give the files joined by commas."
+            f"Where the sides are equal, about 1 row in {1 / (1 - confidence):.0f}, or fewer, is "
+            "called a difference."
+        )
+    else:
+        said.append(
+            "A side has one run: how much runs of one setup differ is not known, so verdicts are "
+            "of these requests alone, and the next run may say otherwise. Repeat, alternating, and "
+            "give the files joined by commas."
         )
     one, other = first.runs[0], second.runs[0]
     differing = [name for name in SAME_LOAD if one.get(name) != other.get(name)]
@@ -123,6 +128,8 @@ def notes(first: Side, second: Side, confidence: float) -> list[str]:
 
 def _outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Whether both gave the same texts; greedy ones of the same prompts should."""
+    if one.get("seed") != other.get("seed"):
+        return ["Outputs were not compared: with another seed, prompts are others."]
     first, second = (run.get("generated_texts") or [] for run in (one, other))
     if not first or len(first) != len(second):
         return ["Outputs were not compared: the files do not have the same requests."]
@@ -130,9 +137,18 @@ def _outputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [f"{same} of {len(first)} outputs are the same."]
 
 
-def table(found: Sequence[Row]) -> Table:
+def know_runs(first: Side, second: Side) -> bool:
+    """Whether both have several runs, so that what differs between runs is known."""
+    return min(len(first.runs), len(second.runs)) > 1
+
+
+def table(found: Sequence[Row], of_runs: bool) -> Table:
+    def number(value: float, digits: int) -> str:
+        return f"{value:.{digits}f}" if value < LARGE else f"{value:.3g}"
+
     def shown(each: Estimate, digits: int = 2) -> str:
-        return f"{each.value:.{digits}f} [{each.low:.{digits}f}, {each.high:.{digits}f}]"
+        value, low, high = (number(x, digits) for x in (each.value, each.low, each.high))
+        return f"{value} [{low}, {high}]"
 
     lines = [
         (
@@ -144,7 +160,14 @@ def table(found: Sequence[Row]) -> Table:
         )
         for row in found
     ]
-    return Table(("ms", "A", "B", "B / A", "verdict"), lines)
+    verdict = "verdict" if of_runs else "verdict, of these requests alone"
+    return Table(("ms", "A", "B", "B / A", verdict), lines)
+
+
+def widest(found: Sequence[Row]) -> float:
+    """Where ratios are cut off in the picture: beyond all points, as bounds may be infinite."""
+    points = [row.found.ratio.value for row in found if math.isfinite(row.found.ratio.value)]
+    return 2 * max([1.0, *points])
 
 
 def picture(first: Side, second: Side, found: Sequence[Row]) -> bytes:
@@ -152,11 +175,15 @@ def picture(first: Side, second: Side, found: Sequence[Row]) -> bytes:
     drawn = pages.figure(11, 6)
     grid = drawn.add_gridspec(3, 2)
     ratios = drawn.add_subplot(grid[:, 0])
+    edge = widest(found)
     for place, row in enumerate(reversed(found)):
         ratio = row.found.ratio
         colour = "#999999" if row.found.is_noise else "#d1495b"
-        ratios.plot([ratio.low, ratio.high], [place, place], color=colour)
-        ratios.plot([ratio.value], [place], "o", color=colour)
+        low, value, high = np.minimum([ratio.low, ratio.value, ratio.high], edge)
+        ratios.plot([low, high], [place, place], color=colour)
+        ratios.plot([value], [place], "o", color=colour)
+        if ratio.high > edge:
+            ratios.plot([edge], [place], ">", color=colour)
     ratios.axvline(1.0, color="black", linewidth=0.8)
     ratios.set_yticks(range(len(found)), [row.measure.name for row in reversed(found)])
     ratios.set_xlabel("B / A; grey: noise")
@@ -193,10 +220,11 @@ def main(argv: Sequence[str]) -> int:
     found = rows(first, second, args.confidence)
     said = [f"A: {first.title} ({first.name})", f"B: {second.title} ({second.name})"]
     said += notes(first, second, args.confidence)
-    print("\n".join([*said, "", table(found).as_text()]))
+    shown = table(found, know_runs(first, second))
+    print("\n".join([*said, "", shown.as_text()]))
     if args.output:
         drawn = picture(first, second, found)
-        parts: list[pages.Part] = [*said, table(found), drawn]
+        parts: list[pages.Part] = [*said, shown, drawn]
         for path in pages.write_page(args.output, f"{first.title} and {second.title}", parts):
             print(path)
     return 0

@@ -23,14 +23,14 @@ from pdrt.bench import pages
 from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
 from pdrt.bench.load.arrivals import Arrivals
+from pdrt.bench.load.asking import served_model
 from pdrt.bench.load.driver import Load
-from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.records import Record
 from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
-from pdrt.bench.report import percentiles, provenance
-from pdrt.bench.results import write
+from pdrt.bench.report import command_line, emit, percentiles, provenance
+from pdrt.bench.results import DETAILS
 from pdrt.bench.serve import run_with_bar
 from pdrt.bench.tables import Table
 from pdrt.config import cache_dir
@@ -190,12 +190,12 @@ def main(argv: Sequence[str]) -> int:
     demo = make_demo(args, Vocabulary(resolve(args.model, cache_dir())))
     seen = {mode: run_mode(mode, args, demo) for mode in MODES}
     print(f"{agreement(seen)}\n\n{table(seen).as_text()}\n")
-    command = " ".join(["python -m pdrt.bench demo", *argv])
+    command = command_line("python -m pdrt.bench demo", argv)
     origin = f"{command}; {provenance(command)['machine']}"
     parts: list[pages.Part] = [agreement(seen), picture(seen), table(seen), origin]
     for path in pages.write_page(args.output, "Unified and separated, the same load", parts):
         print(path)
-    write(as_result(seen, command), str(args.output.with_suffix(".json")))
+    emit(as_result(seen, command), pages.beside(args.output, ".json"), DETAILS)
     return 0
 
 

@@ -23,10 +23,15 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+FLAGS = {"model": "--model", "disaggregation_mode": "--mode"}  # settings with a flag of their own
+
+
 def engine_settings(args: argparse.Namespace, **defaults: object) -> Settings:
-    """Raises ConfigError: a setting is unknown or cannot have its value."""
+    """Raises ConfigError: a setting is unknown, cannot have its value, or has its own flag."""
     pairs = [each.partition("=") for each in args.set]
     given = {name.strip("-").replace("-", "_"): value for name, _, value in pairs}
+    for name in given.keys() & FLAGS:
+        raise ConfigError(f"--set: {name} has a flag of its own; give {FLAGS[name]}")
     values = {"log_level": "error", **defaults, **given}
     values |= {"model": args.model, "disaggregation_mode": args.mode}
     try:

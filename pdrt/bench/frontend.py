@@ -18,13 +18,13 @@ import numpy as np
 
 from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
+from pdrt.bench.load.asking import served_model
 from pdrt.bench.load.driver import Load
-from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
 from pdrt.bench.processes import cpu_seconds, server_processes
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.serve import run_with_bar, warm_up
 from pdrt.bench.tables import Table
 from pdrt.config import cache_dir
@@ -132,6 +132,6 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     found = measure(args)
     print(as_table(found))
-    command = " ".join(["python -m pdrt.bench frontend", *argv])
+    command = command_line("python -m pdrt.bench frontend", argv)
     emit({"bench": "frontend", **provenance(command), **summary(found)}, args.output)
     return 0

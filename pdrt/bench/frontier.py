@@ -30,7 +30,7 @@ import numpy as np
 from pdrt.bench import burst
 from pdrt.bench.decode_step import Json, decode_step, handoff
 from pdrt.bench.flags import bench_parser
-from pdrt.bench.report import emit, percentiles, provenance
+from pdrt.bench.report import command_line, emit, percentiles, provenance
 from pdrt.bench.setups import SETUPS, UNIFIED, WITH_MPS, Setup, engine_settings
 from pdrt.bench.stopping import stoppable
 from pdrt.engine import Engine
@@ -215,7 +215,7 @@ def main(argv: Sequence[str]) -> int:
     shown = ("model", "load_format", "device", "streams", "window", "shares", "seed")
     result: Json = {
         "bench": "frontier",
-        **provenance(" ".join(["python -m pdrt.bench frontier", *argv])),
+        **provenance(command_line("python -m pdrt.bench frontier", argv)),
         **limits,
         "load": {key: vars(args)[key] for key in shown},
         "model": found.model,

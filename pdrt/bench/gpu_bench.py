@@ -33,7 +33,7 @@ from pdrt.bench.gpu_timing import (
     measure_yardsticks,
     stopwatch,
 )
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.stopping import stoppable
 from pdrt.errors import PdrtError
 
@@ -122,7 +122,7 @@ def run_bench(
     failed = sum("error" in row for row in rows)
     result: dict[str, object] = {
         "bench": name,
-        **provenance(" ".join(["python", f"benchmarks/kernels/bench_{name}.py", *argv])),
+        **provenance(command_line(f"python benchmarks/kernels/bench_{name}.py", argv)),
         "gpu": gpu_facts(options.device),
         "yardsticks": yardsticks.rounded(),
         "cases_failed": failed,

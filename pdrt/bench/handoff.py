@@ -3,7 +3,8 @@
     sealed to taken     from the step boundary at which prefill gives the pages up to the one at
                         which decode has them; the workers' own clocks, in the ledger
     first to second     from a reader's first token, which prefill samples, to the second, which is
-                        decode's first: hand-off, one decode step, and the way to the reader
+                        decode's first: hand-off, one decode step, and the way to the reader;
+                        without those of which one read brought both, which are counted
 
 Decode takes requests at the boundaries of its steps, so beside running streams one waits for the
 end of the step that is under way.
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from pdrt.bench.engine_flags import add_engine_flags, engine_settings
 from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.load.prompts import Vocabulary
-from pdrt.bench.report import emit, percentiles, provenance
+from pdrt.bench.report import command_line, emit, percentiles, provenance
 from pdrt.bench.tables import Table
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
@@ -40,16 +41,27 @@ PARTS = {"sealed to taken": "sealed_to_taken_ms", "first to second": "first_to_s
 
 @dataclass(slots=True)
 class Seen:
-    """Seconds, an entry for each request."""
+    """Seconds, an entry for each request; `read_together` counts those without a second one."""
 
     sealed_to_taken: list[float] = field(default_factory=list)
     first_to_second: list[float] = field(default_factory=list)
+    read_together: int = 0
+
+    def add(self, sealed_to_taken: float, first_to_second: float) -> None:
+        self.sealed_to_taken.append(sealed_to_taken)
+        if first_to_second > 0:
+            self.first_to_second.append(first_to_second)
+        else:  # one read brought both tokens: this is no time that anything took
+            self.read_together += 1
 
     def figures(self, streams: int) -> dict[str, Any]:
         return {
             "streams": streams,
             "sealed_to_taken_ms": percentiles(self.sealed_to_taken),
-            "first_to_second_ms": percentiles(self.first_to_second),
+            "first_to_second_ms": (
+                percentiles(self.first_to_second) if self.first_to_second else None
+            ),
+            "read_together": self.read_together,
         }
 
 
@@ -66,8 +78,7 @@ async def one(engine: Engine, prompt: list[int], seen: Seen) -> None:
         times += [time.perf_counter()] * new
         handoff = output.metrics.handoff_time
     if handoff is not None:
-        seen.sealed_to_taken.append(handoff)
-        seen.first_to_second.append(times[1] - times[0])
+        seen.add(handoff, times[1] - times[0])
 
 
 async def stream(engine: Engine, prompt: list[int], started: asyncio.Semaphore) -> None:
@@ -120,6 +131,7 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
         (str(row["streams"]), part, *(f"{row[key][p]:.2f}" for p in ("p50", "p90", "p99", "max")))
         for row in rows
         for part, key in PARTS.items()
+        if row[key]
     ]
     return Table(heads, lines).as_text()
 
@@ -144,7 +156,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 @told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    command = " ".join(["python -m pdrt.bench handoff", *argv])
+    command = command_line("python -m pdrt.bench handoff", argv)
     rows = run(args)
     print(as_table(rows))
     emit({"bench": "handoff", **provenance(command), "rows": rows}, args.output)

@@ -33,7 +33,8 @@ def ttfts(result: Result) -> list[Values]:
 
 
 def gaps(result: Result) -> list[Values]:
-    return [np.array(result["itls"][i]) * 1e3 for i in completed(result)]
+    """Without the requests of one token, which have none."""
+    return [np.array(result["itls"][i]) * 1e3 for i in completed(result) if result["itls"][i]]
 
 
 def tpots(result: Result) -> list[Values]:

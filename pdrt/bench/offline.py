@@ -18,7 +18,7 @@ from pdrt.bench.engine_flags import add_engine_flags, engine_settings
 from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.load.datasets import Lengths
 from pdrt.bench.load.prompts import Vocabulary
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
 from pdrt.sampling_params import SamplingParams
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 @told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    command = " ".join(["python -m pdrt.bench offline", *argv])
+    command = command_line("python -m pdrt.bench offline", argv)
     result = {"bench": "offline", **provenance(command), **measure(args)}
     print(
         f"{args.num_prompts} prompts in {result['elapsed_time']:.2f} s: "

@@ -55,14 +55,20 @@ def _part(part: Part) -> str:
     return f"<p>{escape(part)}</p>"
 
 
-def write_page(stem: Path, title: str, parts: Sequence[Part]) -> list[Path]:
-    """Writes STEM.html and, for the first picture, STEM.png; returns the files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    page = stem.with_suffix(".html")
+def beside(output: Path, suffix: str) -> Path:
+    """The output's name with the suffix: chunk-1.5 becomes chunk-1.5.html. A .json is replaced."""
+    stem = output.with_suffix("") if output.suffix == ".json" else output
+    return stem.with_name(stem.name + suffix)
+
+
+def write_page(output: Path, title: str, parts: Sequence[Part]) -> list[Path]:
+    """Writes OUTPUT.html and, for the first picture, OUTPUT.png; returns the files."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    page = beside(output, ".html")
     page.write_text(html(title, parts))
     pictures = [part for part in parts if isinstance(part, bytes)]
     if not pictures:
         return [page]
-    picture = stem.with_suffix(".png")
+    picture = beside(output, ".png")
     picture.write_bytes(pictures[0])
     return [page, picture]

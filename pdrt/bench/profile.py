@@ -32,7 +32,7 @@ from pdrt.bench.engine_flags import add_engine_flags, engine_settings
 from pdrt.bench.flags import bench_parser, positive, told
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
 from pdrt.bench.reader import own_weights
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.spans import Spans
 from pdrt.bench.tables import Table
 from pdrt.devices import CPU
@@ -183,14 +183,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 @contextmanager
 def bound_threads(count: int) -> Iterator[None]:
-    """As in a worker: kernels compute on so many threads, each bound to a core, torch on one."""
+    """As in a worker: kernels compute on so many threads, torch on one. Each thread is bound to a
+    core, where there are as many."""
     torch.set_num_threads(1)
     cores = machine.cores()
     if count > len(cores):
         _C.set_num_threads(count)
-        yield
-        return
-    _C.set_cores(cores[:count])
+    else:
+        _C.set_cores(cores[:count])
     try:
         yield
     finally:
@@ -225,6 +225,6 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     rows = run(args)
     print("\n\n".join(as_table(row) for row in rows))
-    command = " ".join(["python -m pdrt.bench profile", *argv])
+    command = command_line("python -m pdrt.bench profile", argv)
     emit({"bench": "profile", **provenance(command), "rows": rows}, args.output)
     return 0

@@ -31,7 +31,7 @@ from pdrt.bench.load.prompts import Vocabulary
 from pdrt.bench.predictions import go_on, read, same_until
 from pdrt.bench.profile import bound_threads
 from pdrt.bench.reader import Reader, Tokens
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.tables import Table
 from pdrt.errors import ConfigError
 from pdrt.kernels.cpu_linear import PackedLinear, unpacked
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 @told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    command = " ".join(["python -m pdrt.bench quantization", *argv])
+    command = command_line("python -m pdrt.bench quantization", argv)
     result = {"bench": "quantization", **provenance(command), **run(args)}
     print(as_text(result))
     emit(result, args.output)

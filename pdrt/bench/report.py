@@ -6,16 +6,18 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+HIDDEN = "***"  # in the place of a header's value: most of them are API keys
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -39,6 +41,34 @@ def provenance(command: str) -> dict[str, object]:
     }
 
 
+def command_line(program: str, argv: Sequence[str]) -> str:
+    """What was typed, such that a shell takes it again; without the values of headers.
+
+    program: as it is typed, such as "python -m pdrt.bench serve".
+    """
+    return f"{program} {shlex.join(_without_keys(argv))}".rstrip()
+
+
+def hidden(header: str) -> str:
+    """NAME:VALUE without the value."""
+    return f"{header.partition(':')[0]}:{HIDDEN}"
+
+
+def _without_keys(argv: Iterable[str]) -> Iterator[str]:
+    is_header = False  # the word is the value of a --header before it
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        # argparse takes beginnings of a flag too; --hea is the shortest that is no other's.
+        names_header = len(flag) >= len("--hea") and "--header".startswith(flag)
+        if is_header:
+            yield hidden(word)
+        elif names_header and equals:
+            yield f"{flag}={hidden(value)}"
+        else:
+            yield word
+        is_header = names_header and not equals and not is_header
+
+
 def version(package: str) -> str | None:
     """Of an installed package; None of one that is missing."""
     try:
@@ -47,14 +77,19 @@ def version(package: str) -> str | None:
         return None
 
 
-def emit(result: dict[str, object], output: str | None) -> None:
-    """Writes the result to a file, if asked, and as one JSON line, which is the last on stdout."""
+def emit(
+    result: dict[str, object], output: str | Path | None, details: Collection[str] = ()
+) -> None:
+    """Writes the result to a file, if asked, and as one JSON line, which is the last on stdout.
+
+    details: keys whose long lists are for the file alone, which is then written in one line too.
+    """
     if output:
         path = Path(output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.write_text(json.dumps(result, indent=None if details else 2) + "\n")
     sys.stdout.flush()
-    print(json.dumps(result), flush=True)
+    print(json.dumps({k: v for k, v in result.items() if k not in details}), flush=True)
 
 
 def commit() -> str | None:

@@ -7,10 +7,8 @@ time.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pdrt.bench.load.driver import Run
@@ -33,6 +31,7 @@ DETAILS = (
 TIMES_FROM = (
     "scheduled arrival: TTFT and E2EL hold the delay of sending, which is client_queue_time"
 )
+CACHED_BY_CHANCE = 0.05  # share of prompt tokens: random prompts may begin with the same one or two
 MAX_CLIENT_CPU = 0.05  # share of a core beyond which the client disturbs what it measures
 
 
@@ -68,15 +67,6 @@ def details(records: Sequence[Record]) -> Json:
         "errors": [each.error for each in records],
         "requests": [each.as_json() for each in records],
     }
-
-
-def write(result: Mapping[str, object], output: str | None) -> None:
-    """All of it to the file, if one is wanted; without its details as the last line on stdout."""
-    if output:
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result) + "\n")
-    print(json.dumps({key: value for key, value in result.items() if key not in DETAILS}))
 
 
 def as_table(result: Mapping[str, Any]) -> str:
@@ -120,6 +110,13 @@ def _warnings(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"tokens counted are not those generated in requests {check['wrong']}")
     if check["unverified"]:
         lines.append(f"{check['unverified']} requests had no usage: their tokens are unverified")
+    cached, prompts = result["total_cached_tokens"] or 0, result["total_input_tokens"]
+    if result.get("dataset") == "random" and cached > CACHED_BY_CHANCE * prompts:
+        lines.append(
+            f"{cached} of {prompts} prompt tokens came out of the server's prefix cache: it knows "
+            "the prompts from a run before (restart it, or give another --seed), or a chat "
+            "template begins them all"
+        )
     if result["client_cpu"] > MAX_CLIENT_CPU:
         lines.append(f"the client took {result['client_cpu']:.1%} of a core itself")
     return ["", *lines] if lines else []

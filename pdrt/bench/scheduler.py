@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pdrt.bench.decode_step import microseconds
 from pdrt.bench.flags import bench_parser, positive
 from pdrt.bench.in_process import INSTANCE, InProcessWorker, Sizes, make_ledger
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.tables import Table
 from pdrt.runner.batch import make_batch
 from pdrt.sched.plan import Plan, Result, Sampled
@@ -110,6 +110,6 @@ def main(argv: Sequence[str]) -> int:
     bar = tqdm(args.batch_sizes, desc="batches", delay=5, mininterval=0.5)
     rows = [measure(batch, args.turns) for batch in bar]
     print(as_table(rows))
-    command = " ".join(["python -m pdrt.bench scheduler", *argv])
+    command = command_line("python -m pdrt.bench scheduler", argv)
     emit({"bench": "scheduler", **provenance(command), "rows": rows}, args.output)
     return 0

@@ -18,20 +18,22 @@ from tqdm import tqdm
 
 from pdrt.bench.flags import bench_parser, told
 from pdrt.bench.load.api import Target
+from pdrt.bench.load.asking import ask
 from pdrt.bench.load.datasets import lookalikes
 from pdrt.bench.load.driver import Load, Run, run_load
 from pdrt.bench.load.flags import (
     add_arrival_flags,
     add_load_flags,
     add_target_flags,
-    ask,
+    at_least,
     make_load,
     make_sessions,
     make_target,
     make_writer,
 )
 from pdrt.bench.load.metrics import Json, Objectives
-from pdrt.bench.results import as_result, as_table, write
+from pdrt.bench.report import command_line, emit
+from pdrt.bench.results import DETAILS, as_result, as_table
 from pdrt.errors import PdrtError
 
 PROGRESS_AFTER = 5.0  # seconds; what ends sooner needs no bar
@@ -77,24 +79,27 @@ def measure(args: argparse.Namespace, command: str) -> Json:
     Raises:
         PdrtError: the server does not answer, or the load cannot be made.
     """
+    at_least(args, 0, "num_warmups")
     objectives = Objectives.parse(args.goodput) if args.goodput else None
     target, writer = make_target(args), make_writer(args)
     sessions = make_sessions(args, writer)
     load = make_load(args, sessions)
+    # Before the load: one that is too much for the server must not cost the figures their origin.
+    version = _server_version(target)
     spare = lookalikes(writer, sessions[: args.num_warmups], np.random.default_rng((args.seed, 2)))
     warm_up(target, Load(spare, args.max_concurrency or max(1, len(spare))))
     run = run_with_bar(target, load, args.label or target.base_url)
-    return {**described(args, target), **as_result(run, objectives, command)}
+    return {**described(args, target, version), **as_result(run, objectives, command)}
 
 
-def described(args: argparse.Namespace, target: Target) -> Json:
+def described(args: argparse.Namespace, target: Target, version: object) -> Json:
     """The load and the server, under vLLM's names where it has them."""
     return {
         "label": args.label or None,
         "backend": args.api,
         "endpoint_type": args.api,
         "base_url": target.base_url,
-        "server_version": _server_version(target),
+        "server_version": version,
         "model_id": target.model,
         "tokenizer_id": args.tokenizer,
         "dataset": args.dataset,
@@ -114,7 +119,7 @@ def described(args: argparse.Namespace, target: Target) -> Json:
 def _server_version(target: Target) -> object:
     """pdrt and vLLM say theirs at /version; null for a server that does not."""
     try:
-        return ask(target.base_url, "/version").get("version")
+        return ask(target.base_url, "/version", target.headers).get("version")
     except PdrtError:
         return None
 
@@ -122,7 +127,7 @@ def _server_version(target: Target) -> object:
 @told
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    result = measure(args, " ".join(["python -m pdrt.bench serve", *argv]))
+    result = measure(args, command_line("python -m pdrt.bench serve", argv))
     print(as_table(result), flush=True)
-    write(result, args.output)
+    emit(result, args.output, DETAILS)
     return 0 if result["completed"] else 1

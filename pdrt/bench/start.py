@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from pdrt.bench.flags import add_server_flags, bench_parser, positive, told
 from pdrt.bench.load.api import Target
+from pdrt.bench.load.asking import served_model
 from pdrt.bench.load.driver import Load
-from pdrt.bench.load.flags import served_model
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.servers import own_server, running
 from pdrt.bench.load.sessions import Session, Turn
 from pdrt.bench.processes import own_bytes, server_processes
-from pdrt.bench.report import emit, provenance
+from pdrt.bench.report import command_line, emit, provenance
 from pdrt.bench.serve import warm_up
 from pdrt.bench.tables import Table
 from pdrt.config import cache_dir
@@ -94,6 +94,6 @@ def main(argv: Sequence[str]) -> int:
         "own_bytes": [dict(each.own_bytes) for each in found],
         "own_megabytes": [each.megabytes for each in found],
     }
-    command = " ".join(["python -m pdrt.bench start", *argv])
+    command = command_line("python -m pdrt.bench start", argv)
     emit({"bench": "start", **provenance(command), **result}, args.output)
     return 0

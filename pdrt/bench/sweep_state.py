@@ -13,7 +13,7 @@ from pdrt.bench import pages
 from pdrt.bench.frontiers import Highest, Point, by_rate, highest, under
 from pdrt.bench.load.metrics import Objectives
 from pdrt.bench.load.servers import ServerCommand
-from pdrt.bench.report import provenance
+from pdrt.bench.report import hidden, provenance
 from pdrt.bench.tables import Table
 from pdrt.errors import ConfigError
 
@@ -38,7 +38,10 @@ class Sweep:
             ConfigError: a flag is wrong, or the file is of another load or other servers.
         """
         servers = [ServerCommand.parse(each) for each in args.server]
-        path = args.output.with_suffix(".json")
+        names = [each.name for each in servers]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--server names {', '.join(names)}; give each a name of its own")
+        path = pages.beside(args.output, ".json")
         sweep = cls(args, path, servers, Objectives.parse(args.goodput), [])
         if path.exists():
             found = json.loads(path.read_text())
@@ -50,6 +53,7 @@ class Sweep:
     def spec(self) -> dict[str, Any]:
         """What makes points comparable."""
         load = {key: value for key, value in vars(self.args).items() if key not in NOT_OF_THE_LOAD}
+        load["header"] = [hidden(each) for each in self.args.header]
         spec = {"load": load, "servers": {each.name: each.command for each in self.servers}}
         plain: dict[str, Any] = json.loads(json.dumps(spec, default=str))
         return plain
@@ -60,6 +64,19 @@ class Sweep:
             for point in self.points
             if point["server"] == server.name and round_number in (None, point["round"])
         ]
+
+    def place(self, rate: float, round_number: int) -> int:
+        """Number of the file's request that a point begins with, where prompts are a file's own.
+
+        It is that of the same rate's point of another server, else after all that the round has
+        taken. The next round begins at 0 again: servers are started anew.
+        """
+        taken = [point for point in self.points if point["round"] == round_number]
+        for point in taken:
+            if point["rate"] == rate:
+                return int(point.get("place", 0))
+        ends = (p.get("place", 0) + p["completed"] + p["failed"] for p in taken)
+        return max(ends, default=0)
 
     def in_order(self, round_number: int) -> list[ServerCommand]:
         """Every other round the other way round."""

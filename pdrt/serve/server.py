@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import resource
 import signal
 import socket
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pdrt.errors import ConfigError
+from pdrt.machine import raise_open_files_limit as raise_open_files_limit  # __main__'s, too
 from pdrt.serve.chunks import ChunkProtocol
 from pdrt.serve.lifecycle import Lifecycle
 
@@ -51,15 +51,6 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(send_timeout * 1000))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)
     return listener
-
-
-def raise_open_files_limit() -> None:
-    """To what the system allows: each client takes one, and the usual 1024 are soon gone."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        pass  # some systems forbid what they call the limit
 
 
 def url_of(listener: socket.socket) -> str:

@@ -2,7 +2,7 @@
 
 what is sent      sessions  prompts  datasets  traces
 when              arrivals
-how               api  client  driver
+how               api  client  driver  asking
 what came back    records  metrics
 for commands      flags  servers
 """

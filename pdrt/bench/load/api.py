@@ -24,6 +24,8 @@ from pdrt.bench.load.sessions import History, Turn
 Api = Literal["completions", "chat", "generate"]
 Body = dict[str, Any]
 
+FAILED_REASONS = ("abort", "error")  # finish reasons of what a server gave up
+
 PATHS: Mapping[Api, str] = {
     "completions": "/v1/completions",
     "chat": "/v1/chat/completions",
@@ -50,6 +52,11 @@ class Target:
     @property
     def url(self) -> str:
         return self.base_url.rstrip("/") + PATHS[self.api]
+
+    @property
+    def ignores_eos(self) -> bool:
+        """Whether answers must have the length asked for, once extra_body has had its say."""
+        return self.ignore_eos and bool(self.extra_body.get("ignore_eos", True))
 
 
 def body_of(target: Target, turn: Turn, history: History) -> bytes:
@@ -95,9 +102,14 @@ _BODIES: Mapping[Api, Callable[[Target, Turn, History], Body]] = {
 }
 
 
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class Delta(msgspec.Struct):
@@ -115,6 +127,7 @@ class Choice(msgspec.Struct):
 class Meta(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
     finish_reason: Any = None  # an object with `type`, or text
 
 
@@ -187,6 +200,9 @@ def _read_choices(event: Event, record: Record) -> int:
 def _read_usage(usage: Usage, record: Record) -> int | None:
     """Tokens beyond those counted so far; None where usage does not tell."""
     record.prompt_tokens = usage.prompt_tokens or record.prompt_tokens
+    details = usage.prompt_tokens_details
+    if details is not None and details.cached_tokens is not None:
+        record.cached_tokens = details.cached_tokens
     if usage.completion_tokens is None:
         return None
     record.usage_tokens = usage.completion_tokens
@@ -202,4 +218,19 @@ def _read_meta(event: Event, record: Record) -> int:
     if reason is not None:
         record.finish_reason = reason["type"] if isinstance(reason, dict) else str(reason)
     record.counted = "usage"
-    return _read_usage(Usage(meta.prompt_tokens, meta.completion_tokens), record) or 0
+    details = PromptDetails(meta.cached_tokens)
+    return _read_usage(Usage(meta.prompt_tokens, meta.completion_tokens, details), record) or 0
+
+
+def check_end(record: Record, is_done: bool) -> None:
+    """What a stream must have brought by its end; `is_done`: [DONE] came.
+
+    Raises:
+        Failure: the server gave the request up, sent no token, or broke off.
+    """
+    if record.finish_reason in FAILED_REASONS:
+        raise Failure(f"the server ended it: finish reason {record.finish_reason!r}")
+    if not record.chunk_times:
+        raise Failure("the stream had no token")
+    if not is_done and record.finish_reason is None:
+        raise Failure("the stream broke off: no finish reason, no [DONE]")

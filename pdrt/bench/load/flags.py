@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import urllib.request
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +13,7 @@ import numpy as np
 from pdrt.bench.load import datasets, traces
 from pdrt.bench.load.api import Api, Target
 from pdrt.bench.load.arrivals import Arrivals, Process
+from pdrt.bench.load.asking import served_model
 from pdrt.bench.load.driver import Load
 from pdrt.bench.load.prompts import Vocabulary, Writer
 from pdrt.bench.load.sessions import Session
@@ -21,7 +21,6 @@ from pdrt.config import cache_dir
 from pdrt.errors import ConfigError
 
 DRAWN = ("random", "shared-prefix", "multi-turn")
-ASK_TIMEOUT = 10.0  # seconds for /v1/models and the like
 
 
 def json_object(text: str) -> dict[str, object]:
@@ -92,11 +91,29 @@ def add_arrival_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--trace-speed", type=float, default=1.0, help="2: twice as fast")
 
 
+def at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    """Raises ConfigError: one of these numbers is less."""
+    for name in names:
+        value = getattr(args, name)
+        if value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give {least} or more")
+
+
+def above_zero(args: argparse.Namespace, *names: str) -> None:
+    """Raises ConfigError: one of these numbers, or of these lists, is not above 0 or has no end."""
+    for name in names:
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if not 0 < value < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+
+
 def make_target(args: argparse.Namespace) -> Target:
     """Raises ConfigError: a header has no colon, or the server does not say what it serves."""
+    above_zero(args, "timeout")
     headers = dict(each.partition(":")[::2] for each in args.header)
     if not all(value for value in headers.values()):
-        raise ConfigError(f"--header is {args.header!r}; give NAME:VALUE")
+        raise ConfigError("a --header has no name or no value; give NAME:VALUE")
     model = args.model
     if not model and args.api != "generate":
         model = served_model(args.base_url, headers)
@@ -112,28 +129,6 @@ def make_target(args: argparse.Namespace) -> Target:
     )
 
 
-def served_model(base_url: str, headers: dict[str, str] | None = None) -> str:
-    """The name of the first model that a server has; raises as `ask`."""
-    name: str = ask(base_url, "/v1/models", headers)["data"][0]["id"]
-    return name
-
-
-def ask(base_url: str, path: str, headers: dict[str, str] | None = None) -> dict[str, list]:  # type: ignore[type-arg]
-    """The JSON behind a URL of the server.
-
-    Raises:
-        ConfigError: it does not answer, or with something else.
-    """
-    url = base_url.rstrip("/") + path
-    request = urllib.request.Request(url, headers=headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=ASK_TIMEOUT) as response:
-            found: dict[str, list] = json.load(response)  # type: ignore[type-arg]
-            return found
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--base-url: {url} does not answer: {error}") from None
-
-
 def make_writer(args: argparse.Namespace) -> Writer:
     """Token ids can be sent to completions and generate; conversations grow as text."""
     as_ids = args.api != "chat" and args.dataset != "multi-turn"
@@ -146,17 +141,18 @@ def make_writer(args: argparse.Namespace) -> Writer:
     return Writer(Vocabulary(resolve(name, cache_dir())), as_ids)
 
 
-def make_sessions(args: argparse.Namespace, writer: Writer) -> list[Session]:
-    """The load without times, but for a trace's own."""
-    if args.num_prompts < 1:
-        raise ConfigError(f"--num-prompts is {args.num_prompts}; give 1 or more")
+def make_sessions(args: argparse.Namespace, writer: Writer, first: int = 0) -> list[Session]:
+    """The load without times, but for a trace's own. first: where in a file it begins."""
+    at_least(args, 1, "num_prompts", "num_prefixes", "prefix_len", "turns", "turn_len")
+    at_least(args, 0, "seed", "think_time")
+    above_zero(args, "length_scale")
     if args.dataset in traces.READERS:
         if args.dataset_path is None:
             raise ConfigError(f"--dataset {args.dataset} needs --dataset-path")
         reading = traces.Reading(
             args.dataset_path, writer, args.seed, args.output_len, args.length_scale
         )
-        return traces.read(args.dataset, reading, args.num_prompts)
+        return traces.read(args.dataset, reading, args.num_prompts, first)
     lengths = datasets.Lengths(
         args.input_len,
         datasets.Lengths().output_len if args.output_len is None else args.output_len,
@@ -174,11 +170,14 @@ def make_sessions(args: argparse.Namespace, writer: Writer) -> list[Session]:
 
 def make_load(args: argparse.Namespace, sessions: list[Session]) -> Load:
     """The sessions with their times; without any in a closed loop."""
-    if args.max_concurrency is not None and args.max_concurrency < 1:
-        raise ConfigError(f"--max-concurrency is {args.max_concurrency}; give 1 or more")
+    if args.max_concurrency is not None:
+        at_least(args, 1, "max_concurrency")
     if args.arrivals == "trace":
+        above_zero(args, "trace_speed")
         return Load(traces.timed(sessions, args.trace_speed), args.max_concurrency)
     arrivals = Arrivals(args.arrivals, args.request_rate, args.burstiness, args.burst_size)
+    if math.isinf(args.request_rate) and args.arrivals != "poisson":
+        raise ConfigError(f"--arrivals {args.arrivals} needs --request-rate")
     if math.isinf(args.request_rate) and args.max_concurrency:
         return Load(
             [Session(each.turns, None, each.think_time) for each in sessions], args.max_concurrency

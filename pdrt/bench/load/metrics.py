@@ -77,6 +77,7 @@ def summarize(records: Sequence[Record], objectives: Objectives | None = None) -
     duration = duration_of(records)
     tokens_in = sum(record.prompt_tokens for record in done)
     tokens_out = sum(record.output_tokens for record in done)
+    cached = [each.cached_tokens for each in done if each.cached_tokens is not None]
     return {
         "duration": duration,
         "completed": len(done),
@@ -84,6 +85,7 @@ def summarize(records: Sequence[Record], objectives: Objectives | None = None) -
         "failures": dict(Counter(record.error for record in records if record.error)),
         "total_input_tokens": tokens_in,
         "total_output_tokens": tokens_out,
+        "total_cached_tokens": sum(cached) if cached else None,
         "request_throughput": len(done) / duration,
         "output_throughput": tokens_out / duration,
         "total_token_throughput": (tokens_in + tokens_out) / duration,
@@ -145,8 +147,9 @@ def check_tokens(records: Iterable[Record]) -> Json:
     """Whether the tokens counted are those generated.
 
     A completed request is `wrong` if what came in chunks is not what the server says in its usage,
-    or if it ended for its length with another number of tokens than it asked for. Where the server
-    gives no usage, nothing vouches for the count: `unverified`.
+    or if it has another number of tokens than it asked for although it ended for its length, or
+    although the end of text was to be ignored. Where the server gives no usage, nothing vouches for
+    the count: `unverified`.
     """
     done = [record for record in records if record.completed]
     wrong = [record.number for record in done if _is_wrong(record)]
@@ -161,5 +164,6 @@ def check_tokens(records: Iterable[Record]) -> Json:
 
 
 def _is_wrong(record: Record) -> bool:
-    cut = record.finish_reason == "length" and record.output_tokens != record.wanted_tokens
-    return cut or record.seen_tokens != record.output_tokens
+    has_length = record.is_exact or record.finish_reason == "length"
+    another = has_length and record.output_tokens != record.wanted_tokens
+    return another or record.seen_tokens != record.output_tokens

@@ -24,8 +24,10 @@ class Record:
 
     Attributes:
         scheduled: when it should have been sent; in a closed loop, when its place became free.
-        wanted_tokens: output tokens asked for.
+        wanted_tokens: output tokens asked for; `is_exact`: not one less, as the end of text was to
+            be ignored.
         prompt_tokens: as the server counted them, else as the load knows them, else 0.
+        cached_tokens: of the prompt, out of the server's prefix cache; None where it does not tell.
         chunk_times: of each read that brought tokens, and in `chunk_tokens` how many it brought.
         usage_tokens: output tokens by the server's own last word; None where it said nothing.
         token_ids: of the output, where the server tells them.
@@ -35,7 +37,9 @@ class Record:
     scheduled: float
     wanted_tokens: int
     number: int = 0
+    is_exact: bool = False
     prompt_tokens: int = 0
+    cached_tokens: int | None = None
     session: int = 0
     turn: int = 0
     sent: float = 0.0
@@ -104,6 +108,7 @@ class Record:
             "sent": round(self.sent, 6),
             "ended": round(self.ended, 6),
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "wanted_tokens": self.wanted_tokens,
             "output_tokens": self.output_tokens,
             "counted": self.counted,

@@ -15,8 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,10 +23,13 @@ from typing import IO
 
 from tqdm import tqdm
 
-from pdrt.errors import ConfigError, EngineDead
+from pdrt.bench.load.asking import is_ready
+from pdrt.errors import ConfigError, EngineDead, PdrtError
+from pdrt.machine import raise_open_files_limit
 
 START_TIMEOUT = 600.0  # seconds: a foreign server may compile first
 STOP_TIMEOUT = 30.0
+STILL_TIMEOUT = 30.0  # for a server that has answered a load, or that gave it up
 ASK_EVERY = 0.2
 LOG_TAIL = 2000  # characters of a log that an error shows
 SILENT = "it wrote nothing"
@@ -54,11 +55,15 @@ class ServerCommand:
         """From NAME=COMMAND.
 
         Raises:
-            ConfigError: there is no name, or no {port} in the command.
+            ConfigError: there is no name, no {port} in the command, or a quote that does not end.
         """
         name, _, command = text.partition("=")
         if not name or "{port}" not in command:
             raise ConfigError(f"--server is {text!r}; give NAME=COMMAND with {{port}} in it")
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            raise ConfigError(f"--server is {text!r}: {error}") from None
         return cls(name, command)
 
     def line(self, port: int) -> list[str]:
@@ -85,12 +90,41 @@ def running(server: ServerCommand, timeout: float = START_TIMEOUT) -> Iterator[s
     """The URL of the server, which runs within the block, in a process group of its own.
 
     Raises:
-        EngineDead: it ended, or did not serve in time; with the end of what it wrote.
+        EngineDead: it cannot be started, ended, or did not serve in time; with the end of what it
+            wrote.
+    """
+    with watched(server, timeout) as found:
+        yield found.url
+
+
+@contextmanager
+def watched(server: ServerCommand, timeout: float = START_TIMEOUT) -> Iterator[Watched]:
+    """As `running`, for those who ask it on the way whether it still serves.
+
+    Raises:
+        EngineDead: also where the block fails because the server ended.
     """
     port = free_port()
-    url = f"http://{HOST}:{port}"
+    # A load raises it for this process, and later servers inherit it: all have the same.
+    raise_open_files_limit()
     with _open_log(server) as log:
-        process = subprocess.Popen(
+        process = _started(server, port, log)
+        with ended(process):
+            found = Watched(server, process, f"http://{HOST}:{port}", log)
+            found.wait_until_ready(timeout)
+            try:
+                yield found
+            except EngineDead:
+                raise
+            except PdrtError:
+                found.check_lives()
+                raise
+
+
+def _started(server: ServerCommand, port: int, log: IO[str]) -> subprocess.Popen[bytes]:
+    """Raises EngineDead: there is no such program, or it may not be run."""
+    try:
+        return subprocess.Popen(
             server.line(port),
             env=server.environment,
             stdin=subprocess.DEVNULL,
@@ -98,9 +132,8 @@ def running(server: ServerCommand, timeout: float = START_TIMEOUT) -> Iterator[s
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        with ended(process):
-            _wait_until_ready(server, process, url, timeout, log)
-            yield url
+    except OSError as error:
+        raise EngineDead(f"{server.name} cannot be started: {error}") from None
 
 
 def _open_log(server: ServerCommand) -> IO[str]:
@@ -109,43 +142,47 @@ def _open_log(server: ServerCommand) -> IO[str]:
     return tempfile.TemporaryFile("w+", errors="replace")
 
 
-def _wait_until_ready(
-    server: ServerCommand,
-    process: subprocess.Popen[bytes],
-    url: str,
-    timeout: float,
-    log: IO[str],
-) -> None:
-    deadline = time.monotonic() + timeout
-    form = "{desc}: {elapsed}"
-    what = f"{server.name} starts"
-    with tqdm(desc=what, bar_format=form, delay=5, mininterval=1, leave=None) as bar:
-        while not is_ready(url):
-            if process.poll() is not None:
-                how = f"ended with {process.returncode} before it served"
-                raise EngineDead(f"{server.name} {how}: {_words(server, log)}")
-            if time.monotonic() > deadline:
-                how = f"did not serve in {timeout:g} s"
-                raise EngineDead(f"{server.name} {how}: {_words(server, log)}")
-            time.sleep(ASK_EVERY)
-            bar.update()
+@dataclass(slots=True)
+class Watched:
+    """A server that was started, and what tells whether it serves."""
 
+    server: ServerCommand
+    process: subprocess.Popen[bytes]
+    url: str
+    log: IO[str]
+    has_served: bool = False
 
-def is_ready(url: str) -> bool:
-    status = _status(url + "/health")
-    return (status if status != 404 else _status(url + "/v1/models")) == 200
+    def wait_until_ready(self, timeout: float) -> None:
+        """Raises EngineDead: it has ended, or is not ready in time."""
+        deadline = time.monotonic() + timeout
+        form = "{desc}: {elapsed}"
+        what = f"{self.server.name} {'is waited for' if self.has_served else 'starts'}"
+        with tqdm(desc=what, bar_format=form, delay=5, mininterval=1, leave=None) as bar:
+            while not is_ready(self.url):
+                self.check_lives()
+                if time.monotonic() > deadline:
+                    raise self._dead(f"did not serve in {timeout:g} s")
+                time.sleep(ASK_EVERY)
+                bar.update()
+        self.has_served = True
 
+    def check_serves(self) -> None:
+        """After a load.
 
-def _status(url: str) -> int | None:
-    """Of a GET; None where nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            status: int = response.status
-            return status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None
+        Raises:
+            EngineDead: it has ended, or is not ready again soon.
+        """
+        self.check_lives()
+        self.wait_until_ready(STILL_TIMEOUT)
+
+    def check_lives(self) -> None:
+        """Raises EngineDead: it has ended."""
+        if self.process.poll() is not None:
+            when = "while it was to serve" if self.has_served else "before it served"
+            raise self._dead(f"ended with {self.process.returncode} {when}")
+
+    def _dead(self, how: str) -> EngineDead:
+        return EngineDead(f"{self.server.name} {how}: {_words(self.server, self.log)}")
 
 
 @contextmanager
@@ -153,18 +190,20 @@ def ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[
     """Whatever happens inside, the process and its group are gone at the end.
 
     Asks it first, so that it can take its children down, then kills what is left: a server's
-    children must not outlive it.
+    children must not outlive it. A second Ctrl-C ends the waiting, not the killing.
     """
     try:
         yield
     finally:
-        if process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _words(server: ServerCommand, log: IO[str]) -> str:

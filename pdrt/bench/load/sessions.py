@@ -42,7 +42,6 @@ class History:
 
     text: str = ""
     messages: list[Message] = field(default_factory=list)
-    num_tokens: int = 0
 
     def prompt(self, turn: Turn) -> Prompt:
         """For an API that takes text or token ids."""

@@ -16,6 +16,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,14 @@ class Reading:
         return max(1, round(tokens * self.length_scale))
 
 
-def read(kind: str, reading: Reading, count: int) -> list[Session]:
-    """The file's first `count` requests.
+def read(kind: str, reading: Reading, count: int, first: int = 0) -> list[Session]:
+    """`count` of the file's requests from number `first` on, or as many as there are.
 
     Raises:
         ConfigError: there is no such file, it has another form, or nothing in it can be sent.
     """
-    sessions = []
     try:
-        for session in READERS[kind](reading):
-            sessions.append(session)
-            if len(sessions) == count:
-                break
+        sessions = list(islice(READERS[kind](reading), first, first + count))
     except OSError as error:
         raise ConfigError(f"--dataset-path: {reading.path} cannot be read: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -66,7 +63,7 @@ def read(kind: str, reading: Reading, count: int) -> list[Session]:
             f"--dataset-path: {reading.path} is not of the form {kind}: "
             f"{type(error).__name__}: {error}"
         ) from None
-    if not sessions:
+    if not sessions and not first:
         raise ConfigError(f"--dataset-path: {reading.path} has no request that can be sent")
     return sessions
 
@@ -144,6 +141,8 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             if line.strip():
                 yield json.loads(line)
 
+
+WITH_TEXT = ("sharegpt", "jsonl")  # whose prompts no seed changes
 
 READERS: Mapping[str, Callable[[Reading], Iterator[Session]]] = {
     "sharegpt": sharegpt,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -112,7 +113,7 @@ class Runner:
             status,
             why,
             round(time.monotonic() - start, 1),
-            " ".join(part.command),
+            shlex.join(part.command),
             str(log.relative_to(self.folder)),
             result or {},
         )
