@@ -22,11 +22,12 @@ from setproctitle import setproctitle
 
 from pdrt.engine import Engine
 from pdrt.errors import PdrtError
+from pdrt.machine import raise_open_files_limit
 from pdrt.model.default_model import NAME as DEFAULT_MODEL
 from pdrt.sampling_params import SamplingParams
 from pdrt.serve.app import Server, create_app
 from pdrt.serve.flags import CommandLine, parse
-from pdrt.serve.server import is_loopback, listen, raise_open_files_limit, serve, url_of
+from pdrt.serve.server import is_loopback, listen, serve, url_of
 from pdrt.serve.summary import summary
 
 log = logging.getLogger(__name__)

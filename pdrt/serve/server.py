@@ -17,7 +17,6 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pdrt.errors import ConfigError
-from pdrt.machine import raise_open_files_limit as raise_open_files_limit  # __main__'s, too
 from pdrt.serve.chunks import ChunkProtocol
 from pdrt.serve.lifecycle import Lifecycle
 

@@ -187,7 +187,7 @@ def judged(code: int | str | None, limit: float, has_result: bool) -> tuple[Stat
     if code == NO_DEVICE:
         return "skipped", "it found no device (exit code 3); its log says more"
     if code < 0:
-        return "failed", f"it was killed by {signal.Signals(-code).name}"
+        return "failed", f"it was killed by signal {-code} ({signal.strsignal(-code)})"
     if code:
         return "failed", f"it ended with exit code {code}"
     return ("passed", "") if has_result else ("failed", "its output holds no JSON object")
