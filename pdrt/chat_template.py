@@ -107,14 +107,17 @@ class ChatTemplate:
         # A mark that no text has stands where the message ends. Its space goes where the template
         # trims messages, and then the text before it is to be trimmed too.
         mark = secrets.token_hex(16)
-        last = {**messages[-1], "content": f"{messages[-1].get('content', '')}{mark} "}
+        content = str(messages[-1].get("content", ""))
+        last = {**messages[-1], "content": f"{content}{mark} "}
         before, found, after = self._render([*messages[:-1], last], options).rpartition(mark)
         if not found:
             raise InvalidRequest(
                 "the model's chat template leaves out the last message, so it cannot be continued",
                 "continue_final_message",
             )
-        return before if after.startswith(" ") else before.rstrip()
+        before = before.replace(f"{mark} ", "").replace(mark, "")  # where it stands twice
+        # Of an empty message nothing is trimmed but what the template has written itself.
+        return before if after.startswith(" ") or not content.strip() else before.rstrip()
 
     def _render(self, messages: Sequence[Mapping[str, object]], options: ChatOptions) -> str:
         variables: dict[str, object] = {

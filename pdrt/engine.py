@@ -28,6 +28,7 @@ from pdrt.config import Settings, engine_settings
 from pdrt.errors import EngineDead
 from pdrt.frontend import FrontEnd
 from pdrt.inputs import (
+    BadWords,
     Conversation,
     Params,
     ParamsForEach,
@@ -36,7 +37,6 @@ from pdrt.inputs import (
     as_conversations,
     as_messages,
     as_pairs,
-    bad_word_ids,
     text_or_ids,
 )
 from pdrt.metrics import EngineStats
@@ -71,9 +71,8 @@ class Engine:
         )
         self._numbers = itertools.count(1)  # of requests, whichever thread makes them
         self._bell: Doorbell | None = None
-        self._thread, self._front = start_front_end(
-            self.plan.server, self.settings.max_queued_requests
-        )
+        self._bad_words = BadWords(self.tokenizer.encode, self.limits.vocab_size)
+        self._thread, self._front = start_front_end(server, most)
         self._finalizer = weakref.finalize(self, _stop, self._thread, self._front)
 
     @overload
@@ -156,7 +155,8 @@ class Engine:
             while not stream.finished:
                 await news.wait()
                 news.clear()
-                self._read(stream)
+                while self._read(stream):  # more than is read at once: its reader was away
+                    await asyncio.sleep(0)
                 yield stream.snapshot()
         finally:
             self._thread.call(stream.leave, self._front)
@@ -206,7 +206,7 @@ class Engine:
         ids = self.tokenizer.encode(given) if isinstance(given, str) else given
         seed = derived_seed(self.settings.seed, next(self._numbers))
         name = request_id or f"req-{uuid.uuid4().hex}"
-        bad_words = bad_word_ids(params.bad_words, self.tokenizer.encode, self.limits.vocab_size)
+        bad_words = self._bad_words.ids(params.bad_words)
         return validate(name, text, ids, params, self.limits, seed, bad_words)
 
     def _streams(self, requests: Sequence[Request]) -> Iterator[RequestStream]:
@@ -230,17 +230,17 @@ class Engine:
                 if stream.finished:
                     continue  # this news was read with the news before it
                 self._read(stream)
-                if stream.finished:
-                    num_running -= stream.num_sequences
+                num_running -= stream.num_sequences if stream.finished else 0
                 yield stream
         finally:
             for stream in streams:
                 self._thread.call(stream.leave, self._front)
 
-    def _read(self, stream: RequestStream) -> None:
-        """Takes what has come for a request, and ends what a stop string has ended."""
+    def _read(self, stream: RequestStream) -> bool:
+        """Takes what has come, and ends what a stop string has ended; True where there is more."""
         if stream.read():
             self._thread.call(stream.leave_ended, self._front)
+        return stream.has_news and not stream.finished
 
 
 def _stop(thread: LoopThread, front: FrontEnd) -> None:

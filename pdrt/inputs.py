@@ -64,10 +64,8 @@ def _checked(name: str, value: object) -> str | Sequence[int]:
     return value
 
 
-def bad_word_ids(
-    words: Sequence[str], encode: Callable[[str, bool], list[int]], vocab_size: int
-) -> list[list[int]]:
-    """Token ids of each word as it is written, and with a blank before it.
+class BadWords:
+    """Token ids of words as they are written, and with a blank before them.
 
     A word that the model spells with other tokens, or as a part of longer ones, is not found. One
     with a token that only the tokenizer knows is left out: the model cannot write it.
@@ -75,9 +73,21 @@ def bad_word_ids(
     Args:
         encode: text and whether to add special tokens -> token ids.
     """
-    texts = (text for word in words for text in (word, " " + word.lstrip()))
-    spellings = {tuple(encode(text, False)) for text in texts}
-    return sorted(list(each) for each in spellings if each and max(each) < vocab_size)
+
+    def __init__(self, encode: Callable[[str, bool], list[int]], vocab_size: int) -> None:
+        self._encode = encode
+        self._vocab_size = vocab_size
+        self._last: tuple[tuple[str, ...], list[list[int]]] = ((), [])
+
+    def ids(self, words: tuple[str, ...]) -> list[list[int]]:
+        """The last ones are remembered: many prompts may come with the same words."""
+        known, ids = self._last
+        if words != known:
+            texts = (text for word in words for text in (word, " " + word.lstrip()))
+            spellings = {tuple(self._encode(text, False)) for text in texts}
+            ids = sorted(list(each) for each in spellings if each and max(each) < self._vocab_size)
+            self._last = words, ids
+        return ids
 
 
 def as_conversations(

@@ -15,6 +15,10 @@ from msgspec import structs
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import MAX_BAD_WORD_TOKENS, SamplingParams, check
 
+MAX_REPEATED_SCORES = (
+    1 << 20
+)  # of a prompt, in the answers to its `n` sequences: some 300 bytes each
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -134,16 +138,17 @@ def validate(
     Raises:
         InvalidRequest: names the parameter, its value and what would be accepted.
     """
-    ids = tuple(prompt_token_ids)
-    if not ids:
+    num_tokens = len(prompt_token_ids)
+    if num_tokens == 0:
         raise InvalidRequest("prompt is empty; give at least one token", "prompt")
-    room = limits.max_model_len - len(ids)
+    room = limits.max_model_len - num_tokens
     if room < 1:
         raise InvalidRequest(
-            f"prompt has {len(ids)} tokens, and the context of {limits.max_model_len} tokens must "
-            "leave room for at least one more; shorten the prompt or raise --max-model-len",
+            f"prompt has {num_tokens} tokens, and the context of {limits.max_model_len} tokens "
+            "must leave room for at least one more; shorten the prompt or raise --max-model-len",
             "prompt",
         )
+    ids = tuple(prompt_token_ids)
     for i, token in enumerate(ids):  # no more than the context holds, whatever was sent
         if type(token) is not int or not 0 <= token < limits.vocab_size:
             raise InvalidRequest(
@@ -152,6 +157,13 @@ def validate(
             )
     check(params, limits.vocab_size)
     check_room(1, params.n, limits)
+    num_scores = num_tokens * params.n * (1 + (params.prompt_logprobs or 0))
+    if params.prompt_logprobs is not None and params.n > 1 and num_scores > MAX_REPEATED_SCORES:
+        raise InvalidRequest(
+            f"prompt_logprobs={params.prompt_logprobs} of {num_tokens} tokens would be told n="
+            f"{params.n} times over; ask for them once, with n=1",
+            "prompt_logprobs",
+        )
     if sum(map(len, bad_words)) > MAX_BAD_WORD_TOKENS:
         raise InvalidRequest(
             f"bad_words has {sum(map(len, bad_words))} tokens in all; give at most "

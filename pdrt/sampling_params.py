@@ -41,7 +41,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         min_tokens: nothing but max_tokens ends the output before it has this many.
         stop: strings that end the request; they are not part of the text.
         stop_token_ids: tokens that end it as the model's own end does; not part of the text.
-        bad_words: strings that are not generated, in the spellings of pdrt.inputs.bad_word_ids.
+        bad_words: strings that are not generated, in the spellings of pdrt.inputs.BadWords.
         ignore_eos: go on after an end-of-sequence token.
         logprobs: None, or how many of the likeliest tokens to tell beside each chosen one.
         prompt_logprobs: the same for the prompt's tokens, which are then computed anew.

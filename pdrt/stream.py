@@ -23,6 +23,8 @@ from pdrt.request import (
 from pdrt.tokenizer import TextStream, Tokenizer
 from pdrt.updates import Sink, Update, measured, token_logprobs
 
+UPDATES_AT_ONCE = 256  # read in one go: some milliseconds, where they have logprobs
+
 
 class Front(Protocol):
     """Where requests are submitted; only in its own thread."""
@@ -44,8 +46,13 @@ class Mailbox:
         self._updates.append((index, update))
         self._wake()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._updates
+
     def drain(self) -> Iterator[tuple[int, Update]]:
-        while self._updates:
+        """What has come, but not so much that reading it takes long."""
+        for _ in range(min(UPDATES_AT_ONCE, len(self._updates))):
             yield self._updates.popleft()
 
 
@@ -148,6 +155,11 @@ class RequestStream:
     @property
     def finished(self) -> bool:
         return self._result.finished
+
+    @property
+    def has_news(self) -> bool:
+        """More has come than one `read` takes."""
+        return not self._mailbox.is_empty
 
     def submit(self, front: Front) -> None:
         """Raises what `front` raises; sequences that were taken before go on until `leave`."""

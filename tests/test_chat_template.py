@@ -164,6 +164,21 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
         ChatOptions(**options)
 
 
+@pytest.mark.parametrize("content", ["", "  ", "Hello ", "Hello\n\n"])
+def test_an_empty_message_is_continued_behind_its_whole_header(content: str) -> None:
+    source = "{% for m in messages %}<{{ m.role }}>\n\n{{ m.content | trim }}<end>{% endfor %}"
+    messages = [*HI, {"role": "assistant", "content": content}]
+    prompt = ChatTemplate(source, {}).render(messages, CONTINUED)
+    assert prompt.endswith(f"<assistant>\n\n{content.strip()}")
+
+
+def test_a_message_that_is_written_twice_leaves_no_mark() -> None:
+    source = "{{ messages[-1].content }}, again: {{ messages[-1].content }}"
+    assert ChatTemplate(source, {}).render(HI, CONTINUED) == "{0}, again: {0}".format(
+        HI[-1]["content"]
+    )
+
+
 def test_a_template_that_drops_the_last_message_cannot_continue_it() -> None:
     with pytest.raises(InvalidRequest, match="leaves out the last message"):
         ChatTemplate("{{ messages[0].role }}", {}).render(HI, CONTINUED)

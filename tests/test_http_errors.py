@@ -78,6 +78,8 @@ def error_of(response: httpx.Response) -> dict[str, object]:
         ({"prompt": "x", "stop_token_ids": [-1]}, "stop_token_ids", "token ids of this model"),
         ({"prompt": "x", "stop_token_ids": ["a"]}, "stop_token_ids[0]", "valid integer"),
         ({"prompt": "x", "bad_words": [""]}, "bad_words", "1 to 256 characters"),
+        ({"prompt": "x", "bad_words": ["a"] * 5000}, "bad_words", "at most 4096"),
+        ({"prompt": "x", "logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias", "most 300"),
         ({"prompt": "x", "suffix": "y"}, "suffix", "not supported"),
         ({"prompt": "x", "allowed_token_ids": [1]}, "allowed_token_ids", "not supported"),
         ({"prompt": "x", "guided_json": {"type": "object"}}, "guided_json", "not supported"),

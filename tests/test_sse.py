@@ -6,13 +6,14 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
 from pdrt.errors import EngineDead
 from pdrt.request import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from pdrt.serve import streaming
 from pdrt.serve.formats import ChatFormat, Choice, CompletionFormat, Head, Wishes, choices_of, usage
 from pdrt.serve.generation import Outputs
 from pdrt.serve.lifecycle import Lifecycle
@@ -71,7 +72,10 @@ def test_many_logprobs_are_written_beside_the_loop(of_prompt: bool) -> None:
         def name() -> bytes:
             return threading.current_thread().name.encode()
 
-        return [await beside_others(name, [each]) for each in (scored, few)]
+        return [
+            await beside_others(name, [each.prompt_logprobs, each.outputs[0].logprobs])
+            for each in (scored, few)
+        ]
 
     aside, here = asyncio.run(threads())
     assert here == threading.current_thread().name.encode() != aside
@@ -127,6 +131,26 @@ def work_of(*outputs: RequestOutput | Exception, num_sequences: int = 1) -> Work
         return stream()
 
     return Work(Lifecycle(), start, CompletionFormat(HEAD, BYTES), 1, num_sequences)
+
+
+def test_an_answer_is_written_while_its_request_counts_as_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a server that drains would not wait for it."""
+    work = work_of(output("abc", "stop"))
+    running: list[int] = []
+
+    async def beside(write: Callable[[], bytes], _: object) -> bytes:
+        running.append(work.lifecycle.num_running)
+        return write()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(streaming, "beside_others", beside)
+    response = asyncio.run(streaming.whole_answer(work, receive))
+    assert json.loads(bytes(response.body))["choices"][0]["text"] == "abc"
+    assert running == [1] and work.lifecycle.num_running == 0
 
 
 def sent_by(work: Work, **options: bool) -> list[dict[str, Any]]:

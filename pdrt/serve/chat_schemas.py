@@ -9,7 +9,9 @@ from pydantic import Field
 from pdrt.chat_template import ChatOptions
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import MAX_LOGPROBS, SamplingParams
-from pdrt.serve.schemas import Body, GenerationBody
+from pdrt.serve.schemas import MAX_ITEMS, Body, GenerationBody
+
+Items = Field(fail_fast=True, max_length=MAX_ITEMS)
 
 
 class TextPart(Body):
@@ -19,7 +21,7 @@ class TextPart(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: str | Annotated[list[TextPart], Items] | None = None
 
     def check(self, name: str) -> None:
         """Raises InvalidRequest: it says nothing, or calls tools, which this version has not."""
@@ -34,7 +36,7 @@ class Message(Body):
 
 
 class ChatBody(GenerationBody):
-    messages: Annotated[list[Message], Field(fail_fast=True)]
+    messages: Annotated[list[Message], Items]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

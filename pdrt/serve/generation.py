@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,8 @@ from pdrt.metrics import RequestHistory
 from pdrt.request import CompletionOutput, RequestMetrics, RequestOutput, check_room
 from pdrt.sampling_params import SamplingParams, check
 
+# Few, as a text of 8 MB takes a GB until it is encoded.
+_ENCODERS = ThreadPoolExecutor(2, "pdrt encoder")
 INLINE_CHARS = 4096  # texts up to this size are encoded at once, in well under a millisecond
 Outputs = AsyncGenerator[tuple[int, RequestOutput], None]
 _News = tuple[int, RequestOutput] | Exception | None  # of one stream; the last two end it
@@ -51,7 +54,7 @@ async def outputs(engine: Engine, history: RequestHistory, job: Job) -> Outputs:
     if job.num_chars <= INLINE_CHARS:
         prompts = job.encode()
     else:  # megabytes take seconds, in which other clients' tokens must flow
-        prompts = await asyncio.to_thread(job.encode)
+        prompts = await asyncio.get_running_loop().run_in_executor(_ENCODERS, job.encode)
     streams = [
         _observed(i, engine.async_generate(prompt, job.params), history, job.prompt_only)
         for i, prompt in enumerate(prompts)

@@ -14,7 +14,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from pdrt.errors import InvalidRequest, shown
-from pdrt.sampling_params import SamplingParams
+from pdrt.sampling_params import MAX_LOGIT_BIAS, SamplingParams
 from pdrt.serve.formats import Wishes
 
 MAX_PROMPTS = 128
@@ -22,9 +22,12 @@ DEFAULT_MAX_TOKENS = 16  # of completions; a chat may go on to the context's end
 
 _TOKEN_ID = re.compile("[0-9]{1,10}")
 
-# fail_fast: one error for a list of a million wrong items, not a million errors.
-TokenIds = Annotated[list[int], Field(fail_fast=True)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
+# fail_fast: one error for a list of a million wrong items, not a million errors. The lengths are
+# beyond all that is accepted further on, and stop what would take long to check.
+MAX_IDS = 1 << 20
+MAX_ITEMS = 4096
+TokenIds = Annotated[list[int], Field(fail_fast=True, max_length=MAX_IDS)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=MAX_ITEMS)]
 Many = Field(fail_fast=True, max_length=MAX_PROMPTS)
 Prompt = str | Annotated[list[str], Many] | TokenIds | Annotated[list[TokenIds], Many]
 
@@ -211,6 +214,10 @@ def _biases(given: dict[str, Any]) -> dict[int, float]:
     Raises:
         InvalidRequest: a key is no token id, or a value no number.
     """
+    if len(given) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias has {len(given)} tokens; give at most {MAX_LOGIT_BIAS}", "logit_bias"
+        )
     for token, bias in given.items():
         is_number = type(bias) is float or (type(bias) is int and bias.bit_length() < 64)
         if not _TOKEN_ID.fullmatch(token) or not is_number:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -72,21 +72,21 @@ async def events(work: Work, options: StreamOptions) -> AsyncGenerator[bytes, No
                 delta = choice.advance(output)
                 if delta.is_empty:
                     continue
-                if delta.is_first:  # it has the prompt's logprobs
-                    yield await beside_others(partial(written, delta), [output])
-                else:
-                    yield written(delta)
+                of_prompt = output.prompt_logprobs if delta.is_first else None
+                yield await beside_others(partial(written, delta), [of_prompt, delta.logprobs])
     if options.include_usage:
         yield event(msgspec.json.encode({**work.format.last(), "usage": usage(latest.values())}))
 
 
-async def beside_others(write: Callable[[], bytes], outputs: Iterable[RequestOutput]) -> bytes:
-    """Thousands of logprobs take seconds to write, in which others' tokens must flow."""
-    num_scored = sum(
-        len(scores or ())
-        for output in outputs
-        for scores in (output.prompt_logprobs, *(each.logprobs for each in output.outputs))
-    )
+async def beside_others(
+    write: Callable[[], bytes], scored: Iterable[Collection[object] | None]
+) -> bytes:
+    """Thousands of logprobs take seconds to write, in which others' tokens must flow.
+
+    Args:
+        scored: the lists of logprobs that are written.
+    """
+    num_scored = sum(len(each or ()) for each in scored)
     return write() if num_scored <= INLINE_SCORES else await asyncio.to_thread(write)
 
 
@@ -139,14 +139,21 @@ def _part(data: bytes, more: bool = True) -> Message:
 async def whole_answer(work: Work, receive: Receive) -> Response:
     """Runs to the end, unless the client leaves first, and answers with one object."""
     latest: dict[int, RequestOutput] = {}
-    async with work.lifecycle.request(receive), aclosing(await work.start()) as outputs:
-        async for prompt, output in outputs:
-            latest[prompt] = output
 
     def written() -> bytes:
         choices = choices_of(work.num_prompts, work.num_sequences)
         deltas = [c.advance(latest[c.prompt]) for each in choices for c in each]
         return msgspec.json.encode({**work.format.answer(deltas), "usage": usage(latest.values())})
 
-    body = await beside_others(written, latest.values())
+    async with work.lifecycle.request(receive):  # which a server that drains waits for
+        async with aclosing(await work.start()) as outputs:
+            async for prompt, output in outputs:
+                latest[prompt] = output
+        body = await beside_others(written, _scored(latest.values()))
     return Response(body, media_type="application/json")
+
+
+def _scored(outputs: Iterable[RequestOutput]) -> Iterator[Collection[object] | None]:
+    for output in outputs:
+        yield output.prompt_logprobs
+        yield from (sequence.logprobs for sequence in output.outputs)
