@@ -190,7 +190,7 @@ def settings_of(**values: object) -> Settings:
         raise ConfigError(f"settings: {error}") from None
 
 
-def engine_settings(model: object, others: Mapping[str, object]) -> Settings:
+def as_settings(model: object, others: Mapping[str, object]) -> Settings:
     """Of the arguments of pdrt.Engine: a model and other settings, or Settings alone.
 
     Raises:

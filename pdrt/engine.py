@@ -24,7 +24,7 @@ from typing import Literal, overload
 
 from pdrt.background import Doorbell, LoopThread, start_front_end
 from pdrt.chat_template import ChatOptions
-from pdrt.config import Settings, engine_settings
+from pdrt.config import Settings, as_settings
 from pdrt.errors import EngineDead
 from pdrt.frontend import FrontEnd
 from pdrt.inputs import (
@@ -62,13 +62,12 @@ class Engine:
     """
 
     def __init__(self, model: str | os.PathLike[str] | Settings = "", **settings: object) -> None:
-        self.settings = engine_settings(model, settings)
+        self.settings = as_settings(model, settings)
         self.plan = make_plan(self.settings)
         self.tokenizer = Tokenizer(self.plan.folder, self.settings.chat_template)
-        server, most = self.plan.server, self.settings.max_queued_requests
-        self.limits = Limits(
-            self.plan.spec.vocab_size, server.max_model_len, server.num_slots, most
-        )
+        spec, server = self.plan.spec, self.plan.server
+        most = self.settings.max_queued_requests
+        self.limits = Limits(spec.vocab_size, server.max_model_len, server.num_slots, most)
         self._numbers = itertools.count(1)  # of requests, whichever thread makes them
         self._bell: Doorbell | None = None
         self._bad_words = BadWords(self.tokenizer.encode, self.limits.vocab_size)
@@ -230,7 +229,8 @@ class Engine:
                 if stream.finished:
                     continue  # this news was read with the news before it
                 self._read(stream)
-                num_running -= stream.num_sequences if stream.finished else 0
+                if stream.finished:
+                    num_running -= stream.num_sequences
                 yield stream
         finally:
             for stream in streams:

@@ -15,9 +15,8 @@ from msgspec import structs
 from pdrt.errors import InvalidRequest
 from pdrt.sampling_params import MAX_BAD_WORD_TOKENS, SamplingParams, check
 
-MAX_REPEATED_SCORES = (
-    1 << 20
-)  # of a prompt, in the answers to its `n` sequences: some 300 bytes each
+# Of a prompt, in the answers to its `n` sequences; each takes some 300 bytes.
+MAX_REPEATED_SCORES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,9 +197,9 @@ class Router:
     def _mark_abort(self, record: Record) -> None:
         """Marks the slot and wakes whoever is to release it. What fails is repeated by `tick`."""
         word = self._ledger.word(record.slot)
-        if self._ledger.mark_abort(record.slot, word.generation):
-            if not self._workers.wake(word.holder):
-                self._sweep()
+        is_marked = self._ledger.mark_abort(record.slot, word.generation)
+        if is_marked and not self._workers.wake(word.holder):
+            self._sweep()
 
     def _end(self, record: Record, update: Update) -> None:
         """Ends a request that may still run."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pdrt.background import Doorbell, LoopThread
+from pdrt.background import Doorbell, LoopThread, call_soon
 from pdrt.errors import EngineDead
 
 
@@ -45,7 +45,10 @@ def test_all_that_have_news_by_then_are_woken_in_one_call_in_order() -> None:
 def test_a_closed_loop_is_not_woken() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    Doorbell(loop).ring(lambda: None)
+    woken: list[int] = []
+    Doorbell(loop).ring(lambda: woken.append(1))
+    assert not call_soon(loop, lambda: woken.append(2))
+    assert woken == []
 
 
 def test_what_is_called_while_the_thread_ends_is_told_so() -> None:

@@ -35,7 +35,10 @@ def test_failed_starts_count_in_a_row_and_for_one_worker(clock: Clock) -> None:
     restarts = Restarts(clock)
     for i in range(3 * MAX_FAILED_STARTS):
         clock.now += WINDOW
-        restarts.died(f"decode-{i % 2}", came_up=i % 4 > 1, why="x")
+        worker = f"decode-{i % 2}"
+        restarts.died(worker, came_up=i % 4 > 1, why="x")
+        clock.now += WINDOW
+        assert restarts.are_due() == [worker]
 
 
 def test_workers_that_come_up_and_die_too_often_are_a_crash_loop(clock: Clock) -> None:

@@ -67,7 +67,7 @@ def locate(folder: Path, spec: ModelSpec) -> dict[str, Path]:
     """
     found = _all_headers(folder)
     place: dict[str, Path] = {}
-    for ours, name, shape in parts(spec):
+    for ours, name, shape in tensor_parts(spec):
         if name not in found:
             raise ModelError(f"{folder} has no tensor {name} (for {ours})")
         _check(name, shape, found[name])
@@ -112,7 +112,7 @@ def _check(name: str, shape: Shape, header: _Header) -> None:
         )
 
 
-def parts(spec: ModelSpec) -> Iterator[tuple[str, str, Shape]]:
+def tensor_parts(spec: ModelSpec) -> Iterator[tuple[str, str, Shape]]:
     """Of each tensor that the model needs: our name of it, and name and shape of each part in the
     checkpoint."""
     for ours, shape in tensors(spec).items():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pdrt.errors import ModelError
 from pdrt.model.cache import tell
-from pdrt.model.checkpoint import parts as checkpoint_parts
+from pdrt.model.checkpoint import tensor_parts
 from pdrt.model.families import spec_of
 from pdrt.model.gguf_config import Architecture, architecture, config, generation_config
 from pdrt.model.gguf_file import GGUFFile
@@ -95,7 +95,7 @@ def _parts(file: GGUFFile, spec: ModelSpec) -> dict[str, _Part]:
 def _located(file: GGUFFile, spec: ModelSpec, kind: Architecture) -> Iterator[tuple[str, _Part]]:
     """Name in the checkpoint, and where that tensor is in the file."""
     names = gguf.get_tensor_name_map(kind.arch, spec.num_layers)
-    for _, hf_name, expected in checkpoint_parts(spec):
+    for _, hf_name, expected in tensor_parts(spec):
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias")) or hf_name
         rows, fused = None, _fused(name)
         if name not in file.tensors and fused in file.tensors:

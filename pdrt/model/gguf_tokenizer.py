@@ -74,8 +74,10 @@ def build(get: Get) -> Tokenizer:
         )
     tokens, types = _list(get, "tokens"), _list(get, "token_type")
     try:
-        make = _sentencepiece if kind == "llama" else _byte_level
-        tokenizer = make(get, tokens, types)
+        if kind == "llama":
+            tokenizer = _sentencepiece(get, tokens, types)
+        else:
+            tokenizer = _byte_level(get, tokens)
     except ModelError:
         raise
     except Exception as error:  # the library raises nothing more exact
@@ -90,7 +92,7 @@ def _token(get: Get, name: str, tokens: Sequence[str]) -> str | None:
     return None if number is None else tokens[number]
 
 
-def _byte_level(get: Get, tokens: Sequence[str], _types: Sequence[object]) -> Tokenizer:
+def _byte_level(get: Get, tokens: Sequence[str]) -> Tokenizer:
     merges = [(left, right) for left, _, right in (m.partition(" ") for m in _list(get, "merges"))]
     pre = get("tokenizer.ggml.pre")
     vocab = {token: i for i, token in enumerate(tokens)}

@@ -12,10 +12,8 @@ ARCHITECTURES = ("MistralForCausalLM", "mistral")
 
 TENSORS = plain.TENSORS
 
-ABSENT_WINDOW = 4096  # transformers' default, where the key is not there
-
 
 def spec(config: HFConfig) -> ModelSpec:
     common = plain.without_biases(plain.spec(config, "mistral"))
-    window = plain.window(config, ABSENT_WINDOW)
+    window = plain.window(config, plain.ABSENT_WINDOW)
     return replace(common, windows=(window,) * common.num_layers)

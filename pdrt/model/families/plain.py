@@ -74,6 +74,9 @@ def spec(
     )
 
 
+ABSENT_WINDOW = 4096  # of Mistral and Qwen in transformers, where the key is not there
+
+
 def without_biases(spec: ModelSpec) -> ModelSpec:
     """For families that never have any, whatever a config's attention_bias and mlp_bias say."""
     return replace(spec, qkv_bias=False, attention_out_bias=False, mlp_bias=False)

@@ -12,8 +12,6 @@ ARCHITECTURES = ("Qwen2ForCausalLM", "qwen2")
 
 TENSORS = plain.TENSORS
 
-ABSENT_WINDOW = 4096  # transformers' default, where the key is not there
-
 
 def spec(config: HFConfig) -> ModelSpec:
     common = plain.without_biases(plain.spec(config, "qwen2"))
@@ -23,5 +21,5 @@ def spec(config: HFConfig) -> ModelSpec:
 def windows(config: HFConfig) -> tuple[int, ...]:
     """Of each layer; Qwen 3 has them in the same words."""
     enabled = config.flag("use_sliding_window", False)
-    window = plain.window(config, ABSENT_WINDOW) if enabled else 0
+    window = plain.window(config, plain.ABSENT_WINDOW) if enabled else 0
     return plain.windows(config, window, first=config.natural("max_window_layers", 28))
